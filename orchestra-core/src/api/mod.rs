@@ -1,0 +1,10 @@
+//! The API model: what objects are, and everything that can be said of one without a server.
+
+#[cfg(feature = "server")]
+pub mod defaults;
+pub mod quantity;
+#[cfg(feature = "server")]
+pub mod schema;
+pub mod selector;
+#[cfg(feature = "server")]
+pub mod validation;

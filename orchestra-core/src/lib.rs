@@ -1,0 +1,13 @@
+//! The parts of a container orchestrator that decide: the API, its contracts, and what acts on them.
+//!
+//! A cluster is a store, an API server over it, and loops that read and write the API: controllers, a scheduler, a
+//! kubelet for each node, a service proxy. This crate holds the five contracts ([`store::Store`],
+//! [`scheduler::Scheduler`], [`controller::Controller`], [`runtime::ContainerRuntime`], [`proxy::Proxy`]) and everything
+//! that needs neither a socket nor a file.
+//!
+//! Modules are listed in reading order, which is also the only direction of `use crate::…`.
+
+pub mod clock;
+pub mod rng;
+
+pub mod api;
