@@ -11,3 +11,4 @@ pub mod clock;
 pub mod rng;
 
 pub mod api;
+pub mod store;

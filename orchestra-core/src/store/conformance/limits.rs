@@ -1,0 +1,56 @@
+//! What no store applies (SEMANTICS 6, 19).
+
+use bytes::Bytes;
+
+use super::{
+    super::{Check, Error, Op, TXN_OPS_MAX, Txn, VALUE_BYTES_MAX},
+    steps::{Subject, absent, commit, create, key, put, revision},
+};
+
+async fn assert_refused(store: &Subject, txn: Txn) {
+    let result = store.commit(txn).await;
+    assert!(matches!(result, Err(Error::Invalid(_))), "expected a refusal, got {result:?}");
+}
+
+/// Rule 19.
+pub async fn the_largest_value_is_stored(store: &Subject) {
+    let value = Bytes::from(vec![b'x'; VALUE_BYTES_MAX]);
+    store.commit(Txn::create(key("/large"), value.clone())).await.expect("a commit");
+    assert_eq!(store.get(&key("/large")).await.expect("a read").expect("an entry").value, value);
+}
+
+/// Rule 19.
+pub async fn too_large_a_value_is_refused(store: &Subject) {
+    assert_refused(store, Txn::create(key("/large"), Bytes::from(vec![b'x'; VALUE_BYTES_MAX + 1]))).await;
+}
+
+/// Rule 19.
+pub async fn too_many_operations_are_refused(store: &Subject) {
+    let paths: Vec<String> = (0..=TXN_OPS_MAX).map(|index| format!("/many/{index}")).collect();
+    let checks: Vec<Check> = paths.iter().map(|path| absent(path)).collect();
+    assert_refused(store, Txn { checks: checks.clone(), ops: vec![] }).await;
+    let ops: Vec<Op> = paths.iter().map(|path| put(path, "1")).collect();
+    assert_refused(store, Txn { checks, ops }).await;
+}
+
+/// Rule 6: or one revision would hold two values of a key.
+pub async fn a_key_written_twice_is_refused(store: &Subject) {
+    assert_refused(store, Txn { checks: vec![absent("/a")], ops: vec![put("/a", "1"), put("/a", "2")] }).await;
+    let ops = vec![put("/a", "1"), Op::Delete(key("/a"))];
+    assert_refused(store, Txn { checks: vec![absent("/a")], ops }).await;
+}
+
+/// Rule 6: there is no blind write.
+pub async fn a_write_without_a_check_is_refused(store: &Subject) {
+    assert_refused(store, Txn { checks: vec![], ops: vec![put("/a", "1")] }).await;
+    assert_refused(store, Txn { checks: vec![absent("/b")], ops: vec![Op::Delete(key("/a"))] }).await;
+}
+
+/// Rule 19: before any side effect, and before any check.
+pub async fn what_is_refused_changes_nothing(store: &Subject) {
+    let before = create(store, "/a", "1").await;
+    let ops = vec![put("/b", "1"), Op::Put(key("/c"), Bytes::from(vec![0; VALUE_BYTES_MAX + 1]))];
+    assert_refused(store, Txn { checks: vec![absent("/a"), absent("/b"), absent("/c")], ops }).await;
+    assert_eq!(revision(store).await, before);
+    assert_eq!(commit(store, vec![absent("/b")], vec![put("/b", "1")]).await.0, before.0 + 1);
+}

@@ -1,0 +1,189 @@
+//! The laws of [`Store`](super::Store) as tests, for every implementation.
+//!
+//! A case cites the rules of the project's semantics that it shows, by number. None sleeps: that a watch says nothing
+//! is shown by what it says next. A store under test is empty and nobody else writes to it.
+
+#![allow(clippy::missing_panics_doc, reason = "a case panics where the law is broken")]
+
+pub mod compaction;
+pub mod concurrency;
+pub mod limits;
+pub mod model;
+pub mod order;
+pub mod reads;
+pub mod watch;
+
+mod steps;
+
+use std::{any::Any, future::Future, sync::Arc, time::Duration};
+
+use super::Store;
+
+/// How long one case may take before it counts as hung.
+const CASE_SECONDS_MAX: u64 = 60;
+
+/// A store under test, with whatever has to live as long as it does.
+///
+/// Made from a store, or from a pair of a store and its guard, for example a temporary directory.
+pub struct Subject {
+    store: Arc<dyn Store>,
+    guard: Option<Box<dyn Any>>,
+}
+
+impl<S: Store> From<S> for Subject {
+    fn from(store: S) -> Self {
+        Self { store: Arc::new(store), guard: None }
+    }
+}
+
+impl<S: Store, G: 'static> From<(S, G)> for Subject {
+    fn from((store, guard): (S, G)) -> Self {
+        Self { store: Arc::new(store), guard: Some(Box::new(guard)) }
+    }
+}
+
+impl std::fmt::Debug for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Subject").field("store", &self.store).finish_non_exhaustive()
+    }
+}
+
+/// Runs `case` on the store that `open` makes, on a runtime of two threads; [`store_conformance!`](crate::store_conformance)
+/// calls it.
+///
+/// # Panics
+///
+/// If the store breaks the law, or the case does not end within a minute.
+pub fn run<T, F>(open: impl FnOnce() -> F, case: impl AsyncFnOnce(&Arc<dyn Store>))
+where
+    T: Into<Subject>,
+    F: Future<Output = T>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("the machine has threads to spare");
+    runtime.block_on(async {
+        let subject: Subject = open().await.into();
+        let limit = Duration::from_secs(CASE_SECONDS_MAX);
+        tokio::time::timeout(limit, case(&subject.store)).await.expect("the case ends in time");
+        let Subject { store, guard } = subject;
+        drop(store);
+        drop(guard);
+    });
+}
+
+/// Makes one test of each law and rule, on the stores that an expression opens.
+///
+/// The expression is a closure that returns a future of a store, or of a pair of a store and a guard that is dropped
+/// after it. Each test opens its own.
+///
+/// # Examples
+///
+/// ```ignore
+/// mod conformance {
+///     orchestra_core::store_conformance!(|| async { MyStore::new() });
+/// }
+/// ```
+#[macro_export]
+macro_rules! store_conformance {
+    ($open:expr) => {
+        $crate::store_conformance!(@cases $open, order: [
+            an_empty_store_has_a_revision,
+            each_commit_takes_the_next_revision,
+            a_create_stamps_the_entry_with_its_commit,
+            a_replace_keeps_the_revision_of_creation,
+            a_key_created_again_has_a_new_revision_of_creation,
+            a_create_of_a_present_key_conflicts,
+            a_replace_of_what_was_replaced_conflicts,
+            a_replace_of_an_absent_key_conflicts,
+            a_delete_of_what_was_replaced_conflicts,
+            a_value_that_went_and_came_back_is_not_the_one_seen,
+            a_failed_check_applies_nothing,
+            a_failed_commit_takes_no_revision,
+            a_conflict_names_the_first_failed_check,
+            checks_see_the_state_before_the_commit,
+            a_check_guards_the_writes_of_other_keys,
+            the_largest_transaction_commits_at_one_revision,
+            deleting_an_absent_key_changes_nothing,
+            a_transaction_without_writes_changes_nothing,
+            a_put_of_the_same_value_is_a_change,
+        ]);
+        $crate::store_conformance!(@cases $open, reads: [
+            an_absent_key_holds_nothing,
+            a_commit_is_read_at_once,
+            a_deletion_is_read_at_once,
+            a_listing_is_in_key_order,
+            a_listing_is_as_of_the_last_commit,
+            a_listing_of_nothing_has_a_revision_too,
+            a_prefix_ends_at_a_segment,
+            the_empty_prefix_lists_every_key,
+            a_long_listing_is_whole,
+            a_value_of_any_bytes_comes_back,
+            a_key_of_any_script_comes_back,
+        ]);
+        $crate::store_conformance!(@cases $open, limits: [
+            the_largest_value_is_stored,
+            too_large_a_value_is_refused,
+            too_many_operations_are_refused,
+            a_key_written_twice_is_refused,
+            a_write_without_a_check_is_refused,
+            what_is_refused_changes_nothing,
+        ]);
+        $crate::store_conformance!(@cases $open, watch: [
+            a_watch_from_a_listing_yields_every_later_commit,
+            a_watch_does_not_repeat_what_it_starts_after,
+            a_watch_from_the_past_yields_history_first,
+            a_watch_from_before_everything_yields_everything,
+            a_batch_holds_one_whole_commit_in_key_order,
+            a_watch_yields_only_what_is_under_its_prefix,
+            a_deletion_is_yielded,
+            what_failed_or_changed_nothing_is_not_yielded,
+            a_watch_resumes_after_any_batch,
+            a_watch_on_a_future_revision_waits_for_what_follows_it,
+            revisions_of_a_watch_only_rise,
+            a_bookmark_is_not_ahead_of_the_changes,
+            two_watches_yield_the_same,
+            a_watch_that_lags_loses_nothing,
+            dropping_a_watch_disturbs_no_other,
+            what_a_watch_has_told_a_read_shows,
+        ]);
+        $crate::store_conformance!(@cases $open, compaction: [
+            a_watch_from_before_the_floor_fails_as_its_last_item,
+            a_watch_from_the_floor_loses_nothing,
+            the_floor_told_is_one_to_watch_from,
+            compaction_keeps_entries_and_revision,
+            compaction_twice_is_as_once,
+            a_lower_floor_brings_nothing_back,
+            a_floor_in_the_future_is_the_present,
+            a_watch_that_has_caught_up_outlives_compaction,
+            a_deletion_at_the_floor_is_yielded_or_owned_up_to,
+            a_watch_overtaken_by_compaction_leaves_no_gap,
+        ]);
+        $crate::store_conformance!(@cases $open, concurrency: [
+            of_many_creates_of_one_key_one_wins,
+            no_compare_and_swap_is_lost,
+            concurrent_commits_take_distinct_revisions,
+            no_listing_is_torn,
+            a_watch_under_load_rebuilds_the_listing,
+            a_dropped_commit_happens_whole_or_not_at_all,
+        ]);
+        #[test]
+        fn random_transactions_match_a_plain_model() {
+            $crate::store::conformance::model::check($open);
+        }
+    };
+    (@cases $open:expr, $module:ident: [$($case:ident),* $(,)?]) => {
+        mod $module {
+            #[allow(unused_imports, clippy::wildcard_imports, reason = "the expression may name anything around it")]
+            use super::*;
+            $(
+                #[test]
+                fn $case() {
+                    $crate::store::conformance::run($open, $crate::store::conformance::$module::$case);
+                }
+            )*
+        }
+    };
+}
