@@ -12,3 +12,6 @@ pub mod rng;
 
 pub mod api;
 pub mod store;
+
+#[cfg(feature = "server")]
+pub mod server;

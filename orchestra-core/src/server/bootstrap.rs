@@ -1,0 +1,51 @@
+//! What every cluster has from its first moment.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::server::{Inner, object::Object, write::CreateError};
+
+/// The namespaces that exist without anybody's doing.
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// What a start waits before it asks an unavailable store again.
+const RETRY: Duration = Duration::from_millis(100);
+
+impl Inner {
+    /// Makes what is missing.
+    pub(super) async fn bootstrap(&self) {
+        for namespace in NAMESPACES {
+            self.ensure("", "v1", "namespaces", json!({ "metadata": { "name": namespace } })).await;
+        }
+        let address = self.ranges.first_address().to_string();
+        let service = json!({
+            "metadata": { "name": "kubernetes", "namespace": "default",
+                "labels": { "component": "apiserver", "provider": "kubernetes" } },
+            "spec": { "clusterIP": address, "clusterIPs": [address],
+                "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443 }] },
+        });
+        self.ensure("", "v1", "services", service).await;
+        self.bootstrapped.set(()).expect("a server starts once");
+    }
+
+    async fn ensure(&self, group: &str, version: &str, plural: &str, object: Value) {
+        let kind = self.registry.find(group, version, plural).expect("built in");
+        let Value::Object(mut object) = object else { return };
+        object.insert("apiVersion".into(), kind.api_version().into());
+        object.insert("kind".into(), kind.kind.into());
+        let object: Object = object;
+        loop {
+            match self.create_object(kind, object.clone(), false).await {
+                Ok(_) | Err(CreateError::Exists) => return,
+                Err(CreateError::Failed(failure)) => {
+                    tracing::warn!(
+                        kind = kind.kind,
+                        message = failure.status().message,
+                        "can't make what a cluster needs"
+                    );
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! The API server: a `tower::Service` from requests of the Kubernetes REST API to responses, over a store.
+//!
+//! A request is bounded, authenticated, routed and authorized; a write is then defaulted and validated, and committed on
+//! condition that what it read still stands. There is no socket here: in one process a client is made of the server
+//! itself ([`ApiServer::client`]); over a network it is served by whoever speaks TLS.
+
+mod bootstrap;
+mod cache;
+mod discovery;
+mod error;
+mod identity;
+mod node_proxy;
+mod object;
+pub mod openapi;
+mod patch;
+mod read;
+mod registry;
+mod respond;
+mod route;
+mod selection;
+mod service_address;
+mod subresource;
+mod watch;
+mod write;
+
+use std::{
+    convert::Infallible,
+    fmt,
+    sync::{Arc, Weak},
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures::{FutureExt as _, future::BoxFuture};
+use http::{Method, Request, Response, request::Parts};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Limited, combinators::UnsyncBoxBody};
+use tokio::sync::SetOnce;
+use tokio_util::task::AbortOnDropHandle;
+use tower::Service;
+
+use crate::{
+    clock::{Clock, SystemClock},
+    rng::Entropy,
+    store::{BoxError, Store},
+};
+
+use cache::WatchCache;
+use error::{Failure, Result};
+use registry::{Kind, Registry};
+use respond::{Answer, accepts};
+use route::{Query, Route, Target, verb};
+
+pub use identity::{AUTHENTICATED_GROUP, MASTERS_GROUP, PeerCertificate, UserInfo};
+pub use node_proxy::{BoxedIo, NodeDialer};
+pub use service_address::AddressRanges;
+
+/// The largest body of a request, in bytes; as Kubernetes has it.
+pub const BODY_BYTES_MAX: usize = 3 << 20;
+
+/// The body of a response.
+pub type Body = UnsyncBoxBody<Bytes, BoxError>;
+
+/// An API server; clones share one.
+#[derive(Clone)]
+pub struct ApiServer {
+    inner: Arc<Inner>,
+    _follower: Arc<AbortOnDropHandle<()>>,
+}
+
+struct Inner {
+    /// Itself, for watches, which outlive their request.
+    this: Weak<Self>,
+    store: Arc<dyn Store>,
+    cache: WatchCache,
+    registry: Registry,
+    clock: Arc<dyn Clock>,
+    entropy: Entropy,
+    dialer: Option<Arc<dyn NodeDialer>>,
+    ranges: AddressRanges,
+    /// Set once everything is there that every cluster has; requests for resources wait for it.
+    bootstrapped: SetOnce<()>,
+}
+
+impl fmt::Debug for ApiServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ApiServer").field("store", &self.inner.store).finish_non_exhaustive()
+    }
+}
+
+/// Makes an [`ApiServer`].
+#[derive(Debug)]
+pub struct Builder {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    entropy: Option<Entropy>,
+    dialer: Option<Arc<dyn NodeDialer>>,
+    ranges: AddressRanges,
+}
+
+impl Builder {
+    /// Stamps objects by `clock` instead of the machine's.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Draws uids and names from `entropy` instead of one that the operating system seeds.
+    #[must_use]
+    pub fn entropy(mut self, entropy: Entropy) -> Self {
+        self.entropy = Some(entropy);
+        self
+    }
+
+    /// Reaches kubelets by `dialer`; without one, logs and exec are unavailable.
+    #[must_use]
+    pub fn dialer(mut self, dialer: Arc<dyn NodeDialer>) -> Self {
+        self.dialer = Some(dialer);
+        self
+    }
+
+    /// Gives Services addresses and ports of `ranges`.
+    #[must_use]
+    pub fn ranges(mut self, ranges: AddressRanges) -> Self {
+        self.ranges = ranges;
+        self
+    }
+
+    /// Makes the server, which follows its store from now on, on the current tokio runtime.
+    #[must_use]
+    pub fn build(self) -> ApiServer {
+        let inner = Arc::new_cyclic(|this| Inner {
+            this: Weak::clone(this),
+            store: self.store,
+            cache: WatchCache::new(),
+            registry: Registry::built_in(),
+            clock: self.clock,
+            entropy: self.entropy.unwrap_or_else(Entropy::from_os),
+            dialer: self.dialer,
+            ranges: self.ranges,
+            bootstrapped: SetOnce::new(),
+        });
+        let following = Arc::clone(&inner);
+        let follower = tokio::spawn(async move {
+            tokio::join!(following.cache.follow(&following.store), following.bootstrap());
+        });
+        ApiServer { inner, _follower: Arc::new(AbortOnDropHandle::new(follower)) }
+    }
+}
+
+impl ApiServer {
+    /// Starts to make a server over `store`.
+    #[must_use]
+    pub fn builder(store: Arc<dyn Store>) -> Builder {
+        Builder { store, clock: Arc::new(SystemClock), entropy: None, dialer: None, ranges: AddressRanges::default() }
+    }
+
+    /// A client in this process that acts as `user`: no socket, no TLS.
+    #[must_use]
+    pub fn client(&self, user: UserInfo) -> kube::Client {
+        let server = self.clone();
+        let service = tower::service_fn(move |mut request: Request<kube::client::Body>| {
+            request.extensions_mut().insert(user.clone());
+            server.clone().call(request)
+        });
+        kube::Client::new(service, "default")
+    }
+}
+
+impl<B> Service<Request<B>> for ApiServer
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let inner = Arc::clone(&self.inner);
+        let (parts, body) = request.into_parts();
+        // Boxed before the handlers, so that they are compiled once.
+        let body = body.map_err(Into::into).boxed_unsync();
+        async move { Ok(inner.answer(parts, body).await) }.boxed()
+    }
+}
+
+/// A request on its way to a handler.
+struct Call {
+    parts: Parts,
+    query: Query,
+    user: UserInfo,
+    body: Body,
+}
+
+impl Call {
+    /// The whole body.
+    async fn body(&mut self) -> Result<Bytes> {
+        if self.body.size_hint().lower() > BODY_BYTES_MAX as u64 {
+            return Err(Failure::too_large(BODY_BYTES_MAX));
+        }
+        let body = std::mem::take(&mut self.body);
+        // Boxed, because the compiler can't see through the conversion of its error.
+        match Limited::new(body, BODY_BYTES_MAX).collect().boxed().await {
+            Ok(collected) => Ok(collected.to_bytes()),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Failure::too_large(BODY_BYTES_MAX)),
+            Err(error) => Err(Failure::bad_request(format!("the body of the request could not be read: {error}"))),
+        }
+    }
+
+    /// The media type of the body, without its parameters.
+    fn content_type(&self) -> String {
+        let value = self.parts.headers.get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        value.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned()
+    }
+
+    fn dry_run(&self) -> Result<bool> {
+        match self.query.value("dryRun") {
+            "" => Ok(false),
+            "All" => Ok(true),
+            other => Err(Failure::bad_request(format!("Invalid value: {other:?}: dryRun: supported values: \"All\""))),
+        }
+    }
+}
+
+impl Inner {
+    fn this(&self) -> Arc<Self> {
+        self.this.upgrade().expect("a method runs on what is alive")
+    }
+
+    async fn answer(self: Arc<Self>, parts: Parts, body: Body) -> Response<Body> {
+        let accept = accepts(&parts.headers);
+        let route = Route::parse(&parts.uri);
+        let answer = match accept {
+            Ok(accept) => Arc::clone(&self).route(parts, body, route).await.map(|answer| (accept, answer)),
+            Err(failure) => Err(failure),
+        };
+        match answer {
+            Ok((accept, answer)) => respond::render(&self, &accept, answer),
+            Err(failure) => respond::failure(&failure),
+        }
+    }
+
+    async fn route(self: Arc<Self>, parts: Parts, body: Body, route: Route) -> Result<Answer> {
+        let user = identity::vouched(&parts.extensions);
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        match route {
+            Route::Path(segments) => self.path(&parts, user.as_ref(), &segments).await,
+            Route::Resource(target) => {
+                let user = user.ok_or_else(Failure::unauthorized)?;
+                self.authorize(&user, &parts.method, &target, &query)?;
+                let kind = self.registry.find(&target.group, &target.version, &target.plural);
+                let kind = kind.ok_or_else(Failure::no_such_path)?;
+                if kind.namespaced && target.namespace.is_none() && target.name.is_some() {
+                    return Err(Failure::no_such_path());
+                }
+                self.bootstrapped.wait().await;
+                let call = Call { parts, query, user, body };
+                self.resource(kind, &target, call).await
+            }
+        }
+    }
+
+    async fn resource(&self, kind: &Kind, target: &Target, call: Call) -> Result<Answer> {
+        if let Some(subresource) = &target.subresource {
+            return self.subresource(kind, target, subresource, call).await;
+        }
+        let verb = verb(&call.parts.method, target, &call.query);
+        match verb {
+            "get" => self.get(kind, target, &call.query).await,
+            "list" => self.list(kind, target, &call.query).await,
+            "watch" => self.watch(kind, target, call).await,
+            "create" if target.name.is_none() => self.create(kind, target, call).await,
+            "update" => self.update(kind, target, call, write::Part::Spec).await,
+            "patch" => self.patch(kind, target, call, write::Part::Spec).await,
+            "delete" => self.delete(kind, target, call).await,
+            "deletecollection" => self.delete_collection(kind, target, call).await,
+            _ => Err(Failure::method_not_allowed()),
+        }
+    }
+
+    /// Members of `system:masters` may do everything, the cluster's own components too; nobody else may do anything.
+    fn authorize(&self, user: &UserInfo, method: &Method, target: &Target, query: &Query) -> Result<()> {
+        if user.is_master() || user.name.starts_with("system:kube-") || user.name.starts_with("system:node:") {
+            return Ok(());
+        }
+        let resource =
+            if target.group.is_empty() { target.plural.clone() } else { format!("{}.{}", target.plural, target.group) };
+        let place = match &target.namespace {
+            Some(namespace) => format!("in the namespace \"{namespace}\""),
+            None => "at the cluster scope".into(),
+        };
+        let name = target.name.as_deref().unwrap_or_default();
+        let named = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
+        let message = format!(
+            "{resource}{named} is forbidden: User \"{}\" cannot {} resource \"{}\" in API group \"{}\" {place}",
+            user.name,
+            verb(method, target, query),
+            target.plural,
+            target.group
+        );
+        Err(Failure::forbidden(&target.plural, name, message))
+    }
+}

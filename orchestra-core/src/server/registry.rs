@@ -1,0 +1,218 @@
+//! The kinds a server knows: each is a row, and every handler is generic over rows.
+
+use std::{any::type_name, fmt, sync::OnceLock};
+
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    api::{
+        schema::{DecodeError, Schema},
+        validation::{FieldError, metadata::Scope},
+    },
+    server::{
+        object::Object,
+        openapi::{Definition, Served},
+    },
+};
+
+mod rows;
+mod strategy;
+
+pub(crate) use strategy::Strategy;
+
+/// One kind: its names, and what may be said of its objects.
+pub struct Kind {
+    /// The group; empty for the core group.
+    pub group: &'static str,
+    /// The version.
+    pub version: &'static str,
+    /// The kind, such as `Pod`.
+    pub kind: &'static str,
+    /// The resource, such as `pods`.
+    pub plural: &'static str,
+    /// The resource of one object, such as `pod`.
+    pub singular: &'static str,
+    /// What `kubectl` users type.
+    pub short_names: &'static [&'static str],
+    /// The groups of resources it is in, such as `all`.
+    pub categories: &'static [&'static str],
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+    /// Its subresources, such as `status`.
+    pub subresources: &'static [&'static str],
+    /// The fields a selector may name, beside `metadata.name` and `metadata.namespace`.
+    pub fields: &'static [&'static str],
+    /// The first two segments of its keys: group and resource of the kind that stores it.
+    pub storage: (&'static str, &'static str),
+    /// Whether an update without a resource version is taken.
+    pub unconditional_update: bool,
+    pub(crate) strategy: Strategy,
+    model: Box<dyn Model>,
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kind").field("kind", &self.kind).field("group", &self.group).finish_non_exhaustive()
+    }
+}
+
+impl Kind {
+    /// The resource with its group, as messages name it: `pods`, `deployments.apps`.
+    #[must_use]
+    pub fn qualified(&self) -> String {
+        if self.group.is_empty() { self.plural.into() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// `v1`, `apps/v1`.
+    #[must_use]
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// Whether it has a subresource of this name.
+    #[must_use]
+    pub fn has(&self, subresource: &str) -> bool {
+        self.subresources.contains(&subresource)
+    }
+
+    /// The key prefix of its objects, which names its shelf of the watch cache.
+    pub(crate) fn shelf(&self) -> String {
+        format!("/{}/{}", self.storage.0, self.storage.1)
+    }
+
+    /// Whether its objects count the changes of their specs.
+    #[must_use]
+    pub fn has_generation(&self) -> bool {
+        self.has("status") && !matches!(self.kind, "Namespace" | "Node" | "Service")
+            || self.kind == "PodDisruptionBudget"
+    }
+
+    /// The `Table` of some objects.
+    pub(crate) fn table(
+        &self,
+        objects: impl Iterator<Item = Value>,
+        meta: Value,
+        include: &str,
+        now: crate::clock::Timestamp,
+    ) -> Value {
+        let rows: Vec<Value> = objects
+            .map(|object| {
+                let created = object["metadata"]["creationTimestamp"].as_str().and_then(|text| text.parse::<crate::clock::Timestamp>().ok());
+                let age = created.map_or("<unknown>".into(), |created| format!("{}s", now.duration_since(created).as_secs()));
+                let name = object["metadata"]["name"].clone();
+                let shown = match include {
+                    "None" => Value::Null,
+                    "Object" => object,
+                    _ => serde_json::json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] }),
+                };
+                serde_json::json!({ "cells": [name, age], "object": shown })
+            })
+            .collect();
+        serde_json::json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "columnDefinitions": [
+            { "name": "Name", "type": "string", "format": "name", "description": "", "priority": 0 },
+            { "name": "Age", "type": "string", "format": "", "description": "", "priority": 0 } ], "rows": rows })
+    }
+
+    /// What the OpenAPI documents say of it.
+    pub(crate) fn served(&self) -> Served {
+        Served {
+            group: self.group,
+            version: self.version,
+            kind: self.kind,
+            resource: self.plural,
+            scope: if self.namespaced { Scope::Namespaced } else { Scope::Cluster },
+            subresources: self.subresources,
+            definition: self.model.definition(),
+        }
+    }
+
+    /// Its fields and their types.
+    pub(crate) fn schema(&self) -> &Schema {
+        self.model.schema()
+    }
+
+    /// Checks names and types of the fields; returns the problems that only a strict client minds.
+    pub(crate) fn conform(&self, object: &mut Value) -> Result<Vec<String>, DecodeError> {
+        self.model.schema().conform(object)
+    }
+
+    /// Fills in what the author left to the server.
+    pub(crate) fn default(&self, object: Object) -> Result<Object, serde_json::Error> {
+        self.model.default(object)
+    }
+
+    /// What is wrong with an object, or with the change from `old`.
+    pub(crate) fn validate(&self, new: &Object, old: Option<&Object>) -> Result<Vec<FieldError>, serde_json::Error> {
+        self.model.validate(new, old)
+    }
+}
+
+/// What is typed about a kind, with the type forgotten.
+trait Model: Send + Sync {
+    fn definition(&self) -> Definition;
+    fn schema(&self) -> &Schema;
+    fn default(&self, object: Object) -> Result<Object, serde_json::Error>;
+    fn validate(&self, new: &Object, old: Option<&Object>) -> Result<Vec<FieldError>, serde_json::Error>;
+}
+
+/// The functions of one API type.
+struct Typed<T> {
+    schema: OnceLock<Schema>,
+    default: fn(&mut T),
+    validate: fn(&T) -> Vec<FieldError>,
+    validate_update: fn(&T, &T) -> Vec<FieldError>,
+}
+
+impl<T: Serialize + DeserializeOwned + JsonSchema> Model for Typed<T> {
+    fn definition(&self) -> Definition {
+        Definition::of::<T>()
+    }
+
+    fn schema(&self) -> &Schema {
+        self.schema.get_or_init(Schema::of::<T>)
+    }
+
+    fn default(&self, object: Object) -> Result<Object, serde_json::Error> {
+        let mut typed: T = serde_json::from_value(Value::Object(object))?;
+        (self.default)(&mut typed);
+        match serde_json::to_value(&typed)? {
+            Value::Object(object) => Ok(object),
+            _ => unreachable!("{} encodes as an object", type_name::<T>()),
+        }
+    }
+
+    fn validate(&self, new: &Object, old: Option<&Object>) -> Result<Vec<FieldError>, serde_json::Error> {
+        let typed = |object: &Object| serde_json::from_value::<T>(Value::Object(object.clone()));
+        let new = typed(new)?;
+        let mut errors = (self.validate)(&new);
+        if let Some(old) = old {
+            errors.extend((self.validate_update)(&new, &typed(old)?));
+        }
+        Ok(errors)
+    }
+}
+
+/// All kinds, in the order in which discovery lists them.
+#[derive(Debug)]
+pub struct Registry(Vec<Kind>);
+
+impl Registry {
+    /// The built-in kinds.
+    #[must_use]
+    pub fn built_in() -> Self {
+        Self(rows::rows())
+    }
+
+    /// The kinds.
+    pub fn iter(&self) -> impl Iterator<Item = &Kind> {
+        self.0.iter()
+    }
+
+    /// The kind behind a resource.
+    #[must_use]
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Kind> {
+        self.0.iter().find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
+    }
+}

@@ -1,0 +1,327 @@
+//! The table of built-in kinds.
+
+use std::{any::TypeId, sync::OnceLock};
+
+use k8s_openapi::{
+    NamespaceResourceScope, Resource,
+    api::{
+        apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+        batch::v1::{CronJob, Job},
+        coordination::v1::Lease,
+        core::v1::{
+            ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, Secret, Service, ServiceAccount,
+        },
+        discovery::v1::EndpointSlice,
+        policy::v1::PodDisruptionBudget,
+        rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
+        scheduling::v1::PriorityClass,
+        storage::v1::StorageClass,
+    },
+};
+use schemars::JsonSchema;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{Kind, Strategy, Typed};
+use crate::api::{defaults, validation, validation::FieldError};
+
+type Validate<T> = fn(&T) -> Vec<FieldError>;
+type ValidateUpdate<T> = fn(&T, &T) -> Vec<FieldError>;
+
+/// What a row needs beyond its type: names, then functions.
+fn row<T>(
+    plural: &'static str,
+    singular: &'static str,
+    default: fn(&mut T),
+    (validate, validate_update): (Validate<T>, ValidateUpdate<T>),
+) -> Kind
+where
+    T: Resource<Scope: 'static> + Serialize + DeserializeOwned + JsonSchema + 'static,
+{
+    let storage_group = if T::GROUP.is_empty() { "core" } else { T::GROUP };
+    Kind {
+        group: T::GROUP,
+        version: T::VERSION,
+        kind: T::KIND,
+        plural,
+        singular,
+        short_names: &[],
+        categories: &[],
+        namespaced: is_namespaced::<T>(),
+        subresources: &[],
+        fields: &[],
+        storage: (storage_group, plural),
+        unconditional_update: true,
+        strategy: Strategy::Plain,
+        model: Box::new(Typed { schema: OnceLock::new(), default, validate, validate_update }),
+    }
+}
+
+fn is_namespaced<T: Resource<Scope: 'static>>() -> bool {
+    TypeId::of::<T::Scope>() == TypeId::of::<NamespaceResourceScope>()
+}
+
+/// The built-in kinds, core group first, in the order of discovery.
+pub(super) fn rows() -> Vec<Kind> {
+    let mut rows = core();
+    rows.extend(workloads());
+    rows.extend(cluster());
+    rows
+}
+
+/// The core group.
+fn core() -> Vec<Kind> {
+    vec![
+        Kind {
+            strategy: Strategy::Namespace,
+            short_names: &["ns"],
+            subresources: &["finalize", "status"],
+            fields: &["status.phase"],
+            ..row::<Namespace>(
+                "namespaces",
+                "namespace",
+                defaults::namespace,
+                (validation::namespace, validation::namespace_update),
+            )
+        },
+        Kind {
+            short_names: &["no"],
+            subresources: &["status"],
+            fields: &["spec.unschedulable"],
+            ..row::<Node>("nodes", "node", |_| (), (validation::node, validation::node_update))
+        },
+        Kind {
+            strategy: Strategy::Pod,
+            short_names: &["po"],
+            categories: &["all"],
+            subresources: &[
+                "attach",
+                "binding",
+                "ephemeralcontainers",
+                "eviction",
+                "exec",
+                "log",
+                "portforward",
+                "status",
+            ],
+            fields: &[
+                "spec.nodeName",
+                "spec.restartPolicy",
+                "spec.schedulerName",
+                "spec.serviceAccountName",
+                "spec.hostNetwork",
+                "status.phase",
+                "status.podIP",
+                "status.nominatedNodeName",
+            ],
+            ..row::<Pod>("pods", "pod", defaults::pod, (validation::pod, validation::pod_update))
+        },
+        Kind {
+            short_names: &["svc"],
+            categories: &["all"],
+            subresources: &["status"],
+            fields: &["spec.clusterIP", "spec.type"],
+            ..row::<Service>(
+                "services",
+                "service",
+                defaults::service,
+                (validation::service, validation::service_update),
+            )
+        },
+        Kind {
+            short_names: &["ep"],
+            ..row::<Endpoints>(
+                "endpoints",
+                "endpoints",
+                defaults::endpoints,
+                (validation::endpoints, validation::endpoints_update),
+            )
+        },
+        Kind {
+            short_names: &["ev"],
+            fields: &[
+                "involvedObject.kind",
+                "involvedObject.namespace",
+                "involvedObject.name",
+                "involvedObject.uid",
+                "involvedObject.apiVersion",
+                "involvedObject.resourceVersion",
+                "involvedObject.fieldPath",
+                "reason",
+                "reportingComponent",
+                "source",
+                "type",
+            ],
+            ..row::<Event>("events", "event", |_| (), (validation::event, validation::event_update))
+        },
+        Kind {
+            short_names: &["cm"],
+            ..row::<ConfigMap>(
+                "configmaps",
+                "configmap",
+                |_| (),
+                (validation::config_map, validation::config_map_update),
+            )
+        },
+        Kind {
+            fields: &["type"],
+            ..row::<Secret>("secrets", "secret", defaults::secret, (validation::secret, validation::secret_update))
+        },
+        Kind {
+            short_names: &["sa"],
+            subresources: &["token"],
+            ..row::<ServiceAccount>(
+                "serviceaccounts",
+                "serviceaccount",
+                |_| (),
+                (validation::service_account, validation::service_account_update),
+            )
+        },
+        Kind {
+            short_names: &["rc"],
+            categories: &["all"],
+            subresources: &["scale", "status"],
+            fields: &["status.replicas"],
+            ..row::<ReplicationController>(
+                "replicationcontrollers",
+                "replicationcontroller",
+                defaults::replication_controller,
+                (validation::replication_controller, validation::replication_controller_update),
+            )
+        },
+    ]
+}
+
+/// What runs pods.
+fn workloads() -> Vec<Kind> {
+    vec![
+        Kind {
+            short_names: &["deploy"],
+            categories: &["all"],
+            subresources: &["scale", "status"],
+            ..row::<Deployment>(
+                "deployments",
+                "deployment",
+                defaults::deployment,
+                (validation::deployment, validation::deployment_update),
+            )
+        },
+        Kind {
+            short_names: &["rs"],
+            categories: &["all"],
+            subresources: &["scale", "status"],
+            fields: &["status.replicas"],
+            ..row::<ReplicaSet>(
+                "replicasets",
+                "replicaset",
+                defaults::replica_set,
+                (validation::replica_set, validation::replica_set_update),
+            )
+        },
+        Kind {
+            short_names: &["ds"],
+            categories: &["all"],
+            subresources: &["status"],
+            ..row::<DaemonSet>(
+                "daemonsets",
+                "daemonset",
+                defaults::daemon_set,
+                (validation::daemon_set, validation::daemon_set_update),
+            )
+        },
+        Kind {
+            short_names: &["sts"],
+            categories: &["all"],
+            subresources: &["scale", "status"],
+            ..row::<StatefulSet>(
+                "statefulsets",
+                "statefulset",
+                defaults::stateful_set,
+                (validation::stateful_set, validation::stateful_set_update),
+            )
+        },
+        row::<ControllerRevision>(
+            "controllerrevisions",
+            "controllerrevision",
+            |_| (),
+            (validation::controller_revision, validation::controller_revision_update),
+        ),
+        Kind {
+            strategy: Strategy::Job,
+            categories: &["all"],
+            subresources: &["status"],
+            fields: &["status.successful"],
+            ..row::<Job>("jobs", "job", defaults::job, (validation::job, validation::job_update))
+        },
+        Kind {
+            short_names: &["cj"],
+            categories: &["all"],
+            subresources: &["status"],
+            ..row::<CronJob>(
+                "cronjobs",
+                "cronjob",
+                defaults::cron_job,
+                (validation::cron_job, validation::cron_job_update),
+            )
+        },
+    ]
+}
+
+/// What the cluster itself needs.
+fn cluster() -> Vec<Kind> {
+    vec![
+        row::<Lease>("leases", "lease", |_| (), (validation::lease, validation::lease_update)),
+        row::<EndpointSlice>(
+            "endpointslices",
+            "endpointslice",
+            defaults::endpoint_slice,
+            (validation::endpoint_slice, validation::endpoint_slice_update),
+        ),
+        Kind {
+            short_names: &["pdb"],
+            subresources: &["status"],
+            ..row::<PodDisruptionBudget>(
+                "poddisruptionbudgets",
+                "poddisruptionbudget",
+                defaults::pod_disruption_budget,
+                (validation::pod_disruption_budget, validation::pod_disruption_budget_update),
+            )
+        },
+        Kind {
+            short_names: &["pc"],
+            ..row::<PriorityClass>(
+                "priorityclasses",
+                "priorityclass",
+                defaults::priority_class,
+                (validation::priority_class, validation::priority_class_update),
+            )
+        },
+        Kind {
+            short_names: &["sc"],
+            ..row::<StorageClass>(
+                "storageclasses",
+                "storageclass",
+                defaults::storage_class,
+                (validation::storage_class, validation::storage_class_update),
+            )
+        },
+        row::<Role>("roles", "role", |_| (), (validation::role, validation::role_update)),
+        row::<RoleBinding>(
+            "rolebindings",
+            "rolebinding",
+            defaults::role_binding,
+            (validation::role_binding, validation::role_binding_update),
+        ),
+        row::<ClusterRole>(
+            "clusterroles",
+            "clusterrole",
+            |_| (),
+            (validation::cluster_role, validation::cluster_role_update),
+        ),
+        row::<ClusterRoleBinding>(
+            "clusterrolebindings",
+            "clusterrolebinding",
+            defaults::cluster_role_binding,
+            (validation::cluster_role_binding, validation::cluster_role_binding_update),
+        ),
+    ]
+}
