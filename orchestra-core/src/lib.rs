@@ -15,3 +15,15 @@ pub mod store;
 
 #[cfg(feature = "server")]
 pub mod server;
+
+#[cfg(feature = "client")]
+pub mod informer;
+
+#[cfg(feature = "client")]
+pub mod manifest;
+
+#[cfg(feature = "client")]
+pub mod controller;
+
+#[cfg(feature = "client")]
+pub mod controllers;

@@ -1,0 +1,221 @@
+//! The objects of one kind, as far as a watch has told.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+};
+
+use kube::{Resource, ResourceExt as _};
+use tokio::sync::{Notify, watch};
+
+use super::ObjectKey;
+
+/// What one subscriber has not looked at yet: each key with the object it saw last.
+#[derive(Debug)]
+pub(super) struct Pending<K> {
+    keys: Mutex<BTreeMap<ObjectKey, Option<Arc<K>>>>,
+    wake: Notify,
+}
+
+impl<K> Pending<K> {
+    /// Takes the first key, in order, or waits for one.
+    pub(super) async fn next(&self) -> (ObjectKey, Option<Arc<K>>) {
+        loop {
+            let wake = self.wake.notified();
+            if let Some(first) = self.lock().pop_first() {
+                return first;
+            }
+            wake.await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ObjectKey, Option<Arc<K>>>> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+struct State<K> {
+    objects: BTreeMap<ObjectKey, Arc<K>>,
+    subscribers: Vec<Weak<Pending<K>>>,
+}
+
+/// See the [module](self). Invariant: neither the revision nor any object's ever goes back (SEMANTICS 38).
+#[derive(Debug)]
+pub(super) struct Cache<K> {
+    state: Mutex<State<K>>,
+    revision: watch::Sender<u64>,
+}
+
+impl<K> Default for Cache<K> {
+    fn default() -> Self {
+        let state = State { objects: BTreeMap::new(), subscribers: Vec::new() };
+        Self { state: Mutex::new(state), revision: watch::Sender::new(0) }
+    }
+}
+
+impl<K> Cache<K> {
+    pub(super) fn get(&self, key: &ObjectKey) -> Option<Arc<K>> {
+        self.lock().objects.get(key).cloned()
+    }
+
+    pub(super) fn list(&self, wanted: impl Fn(&ObjectKey) -> bool) -> Vec<Arc<K>> {
+        let state = self.lock();
+        state.objects.iter().filter(|(key, _)| wanted(key)).map(|(_, object)| Arc::clone(object)).collect()
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        *self.revision.borrow()
+    }
+
+    pub(super) async fn reach(&self, revision: u64) {
+        // The sender lives as long as `self`.
+        let _ = self.revision.subscribe().wait_for(|reached| *reached >= revision).await;
+    }
+
+    pub(super) async fn until(&self, shows: impl Fn(&Self) -> bool) {
+        let mut moved = self.revision.subscribe();
+        while !shows(self) {
+            if moved.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// A subscription that begins with every object there is.
+    pub(super) fn subscribe(&self) -> Arc<Pending<K>> {
+        let mut state = self.lock();
+        let keys = state.objects.keys().map(|key| (key.clone(), None)).collect();
+        let pending = Arc::new(Pending { keys: Mutex::new(keys), wake: Notify::new() });
+        state.subscribers.push(Arc::downgrade(&pending));
+        pending
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<K>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Resource<DynamicType = ()>> Cache<K> {
+    /// Replaces everything by a list as of `revision`; what is gone counts as deleted (SEMANTICS 39). A list older than
+    /// the cache changes nothing, and the answer is no.
+    pub(super) fn replace(&self, objects: Vec<K>, revision: u64) -> bool {
+        if revision < self.revision() {
+            return false;
+        }
+        let mut state = self.lock();
+        let mut gone = std::mem::take(&mut state.objects);
+        for object in objects {
+            let (key, object) = (ObjectKey::of(&object), Arc::new(object));
+            let old = gone.remove(&key);
+            if old.as_ref().is_none_or(|old| old.resource_version() != object.resource_version()) {
+                state.tell(&key, old);
+            }
+            state.objects.insert(key, object);
+        }
+        for (key, old) in gone {
+            state.tell(&key, Some(old));
+        }
+        drop(state);
+        self.advance(revision);
+        true
+    }
+
+    pub(super) fn put(&self, object: K) {
+        let revision = revision_of(&object);
+        let (key, object) = (ObjectKey::of(&object), Arc::new(object));
+        let mut state = self.lock();
+        let old = state.objects.insert(key.clone(), object);
+        state.tell(&key, old);
+        drop(state);
+        self.advance(revision);
+    }
+
+    /// Removes an object that was deleted at its resource version.
+    pub(super) fn remove(&self, object: &K) {
+        let key = ObjectKey::of(object);
+        let mut state = self.lock();
+        if let Some(old) = state.objects.remove(&key) {
+            state.tell(&key, Some(old));
+        }
+        drop(state);
+        self.advance(revision_of(object));
+    }
+
+    /// Notes that everything up to `revision` has been seen.
+    pub(super) fn advance(&self, revision: u64) {
+        // Sent even if nothing rose: the objects may have changed.
+        self.revision.send_modify(|reached| *reached = revision.max(*reached));
+    }
+}
+
+impl<K> State<K> {
+    /// Tells every subscriber that `key` changed from `old`; one that hasn't looked yet keeps the older `old`.
+    fn tell(&mut self, key: &ObjectKey, old: Option<Arc<K>>) {
+        self.subscribers.retain(|subscriber| {
+            let Some(pending) = subscriber.upgrade() else { return false };
+            pending.lock().entry(key.clone()).or_insert_with(|| old.clone());
+            pending.wake.notify_one();
+            true
+        });
+    }
+}
+
+/// An object's resource version as a number; 0 if it has none.
+pub(super) fn revision_of<K: Resource>(object: &K) -> u64 {
+    object.meta().resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use kube::ResourceExt as _;
+    use proptest::prelude::*;
+
+    use super::{Cache, ObjectKey};
+
+    fn object(name: &str, revision: u64) -> ConfigMap {
+        let mut object = ConfigMap::default();
+        object.metadata.name = Some(name.into());
+        object.metadata.resource_version = Some(revision.to_string());
+        object
+    }
+
+    #[test]
+    fn a_list_older_than_the_cache_is_refused() {
+        let cache = Cache::default();
+        assert!(cache.replace(vec![object("a", 5)], 7));
+        assert!(!cache.replace(vec![], 6));
+        assert!(cache.get(&ObjectKey::new("", "a")).is_some());
+    }
+
+    #[tokio::test]
+    async fn a_list_tells_what_is_gone() {
+        let cache = Cache::default();
+        cache.replace(vec![object("a", 1), object("b", 1)], 1);
+        let pending = cache.subscribe();
+        assert_eq!(pending.next().await.0, ObjectKey::new("", "a"));
+        assert_eq!(pending.next().await.0, ObjectKey::new("", "b"));
+        cache.replace(vec![object("a", 1)], 2);
+        let (key, old) = pending.next().await;
+        assert_eq!((key, old.map(|old| old.name_any())), (ObjectKey::new("", "b"), Some("b".into())));
+    }
+
+    proptest! {
+        /// SEMANTICS 39: changes may be coalesced, and the first object unseen is the one that is told.
+        #[test]
+        fn a_burst_is_told_once_with_what_was_seen_last(writes in 1..20_u64) {
+            let cache = Cache::default();
+            cache.put(object("a", 1));
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            let pending = cache.subscribe();
+            runtime.block_on(pending.next());
+            for revision in 2..2 + writes {
+                cache.put(object("a", revision));
+            }
+            let (_, old) = runtime.block_on(pending.next());
+            prop_assert_eq!(old.and_then(|old| old.resource_version()), Some("1".to_owned()));
+            prop_assert!(pending.lock().is_empty());
+        }
+    }
+}
