@@ -27,3 +27,5 @@ pub mod controller;
 
 #[cfg(feature = "client")]
 pub mod controllers;
+
+pub mod scheduler;

@@ -1,0 +1,62 @@
+//! Contract: where the cluster decides.
+//!
+//! A [`Scheduler`] turns a [`Snapshot`] and what waits into a [`Plan`]; an applier makes it happen, or refuses a step
+//! that no longer holds. A pod at a time, gangs, whole batches, offers, probes and deschedulers are all plans.
+
+mod applier;
+mod filter;
+mod first_fit;
+mod framework;
+mod plan;
+mod score;
+mod snapshot;
+mod trial;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "client")]
+mod queue;
+#[cfg(feature = "client")]
+mod scheduling_loop;
+
+pub use applier::{Refusal, apply};
+pub use filter::{HostPortsFree, NodeAffinityMatches, NodeNameMatches, NodeSchedulable, ResourcesFit, TaintsTolerated};
+pub use first_fit::FirstFit;
+pub use framework::{Filter, Look, Pipeline, Reason, Score, Ties};
+pub use plan::{Ask, Commit, Detect, Heard, Left, Op, Plan, Step, Unit, UnitId};
+#[cfg(feature = "client")]
+pub use scheduling_loop::{DEFAULT_SCHEDULER, SchedulingLoop};
+pub use score::{BalancedAllocation, ImageLocality, LeastAllocated, PreferredNodeAffinity, PreferredTaints};
+pub use snapshot::{NodeId, NodeView, PodId, PodView, Resources, Snapshot, Version};
+pub use trial::{Mark, Trial};
+
+/// Chooses nodes for pods: a pure function from a [`Snapshot`] to a [`Plan`].
+///
+/// `&mut self` is memory only: what it remembers may make the next plan cheaper, never different.
+///
+/// # Laws
+///
+/// For every ask:
+///
+/// 1. **Total.** Each pending unit is in exactly one of `steps` and `left`.
+/// 2. **Feasible.** Applied to the snapshot it was made from, no step is refused, and no node is over its allocatable or
+///    breaks a required constraint of a pod on it.
+/// 3. **Whole gangs.** At least `pods_min` pods of a unit are placed, or none.
+/// 4. **Repeatable.** Equal asks give equal plans.
+/// 5. **Warm equals cold.** A fresh scheduler gives the plan that one gives which has planned before.
+/// 6. **Own steps agree.** A plan's earlier steps are no conflicts of its later ones; a refused step leaves no trace.
+/// 7. **Scope is kept.** Nothing is placed outside `scope`.
+/// 8. **Honest.** Each reason in `left` holds for as many nodes as it says; a unit is not left over when, by the
+///    scheduler's own filters, a node takes it.
+///
+/// Each is a test of [`conformance`], run with generated clusters.
+pub trait Scheduler: std::fmt::Debug + Send + Sync + 'static {
+    /// A short name for logs, events and reports, such as `least-allocated`.
+    fn name(&self) -> &str;
+
+    /// Plans places for `ask.pending`.
+    fn plan(&mut self, ask: &Ask<'_>) -> Plan;
+
+    /// Learns what became of a step: committed, or refused. Optional.
+    fn heard(&mut self, _: &Heard) {}
+}
