@@ -29,3 +29,10 @@ pub mod controller;
 pub mod controllers;
 
 pub mod scheduler;
+
+pub mod runtime;
+
+pub mod proxy;
+
+#[cfg(feature = "server")]
+pub mod control_plane;

@@ -1,0 +1,139 @@
+//! API server, controllers and scheduler, wired together in one process.
+
+use std::{convert::Infallible, fmt, sync::Arc};
+
+use kube::Client;
+use tokio::task::JoinSet;
+
+use crate::{
+    clock::{Clock, SystemClock},
+    controllers::{self, Parts},
+    informer::Informers,
+    rng::Entropy,
+    scheduler::{Pipeline, Scheduler, SchedulingLoop},
+    server::{AddressRanges, ApiServer, NodeDialer, UserInfo},
+    store::Store,
+};
+
+/// A running control plane; dropped, it stops.
+///
+/// # Examples
+///
+/// See `examples/quickstart.rs`.
+pub struct ControlPlane {
+    api: ApiServer,
+    client: Client,
+    informers: Informers,
+    _tasks: JoinSet<Infallible>,
+}
+
+impl fmt::Debug for ControlPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlPlane").field("api", &self.api).finish_non_exhaustive()
+    }
+}
+
+/// Makes a [`ControlPlane`].
+#[derive(Debug)]
+pub struct Builder {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    entropy: Option<Entropy>,
+    dialer: Option<Arc<dyn NodeDialer>>,
+    ranges: AddressRanges,
+    scheduler: Box<dyn Scheduler>,
+}
+
+impl Builder {
+    /// Stamps by `clock` instead of the machine's.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Draws everything from `seed` instead of one of the operating system's, so that a run can be repeated.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.entropy = Some(Entropy::seeded(seed));
+        self
+    }
+
+    /// Reaches kubelets by `dialer`, for logs and exec.
+    #[must_use]
+    pub fn dialer(mut self, dialer: impl NodeDialer) -> Self {
+        self.dialer = Some(Arc::new(dialer));
+        self
+    }
+
+    /// Gives Services addresses and ports of `ranges`.
+    #[must_use]
+    pub fn ranges(mut self, ranges: AddressRanges) -> Self {
+        self.ranges = ranges;
+        self
+    }
+
+    /// Chooses nodes by `scheduler` instead of kube-scheduler's defaults.
+    #[must_use]
+    pub fn scheduler(mut self, scheduler: impl Scheduler) -> Self {
+        self.scheduler = Box::new(scheduler);
+        self
+    }
+
+    /// Starts every component, on the current tokio runtime.
+    #[must_use]
+    pub fn start(self) -> ControlPlane {
+        let entropy = self.entropy.unwrap_or_else(Entropy::from_os);
+        let mut api =
+            ApiServer::builder(self.store).clock(Arc::clone(&self.clock)).entropy(entropy.fork()).ranges(self.ranges);
+        if let Some(dialer) = self.dialer {
+            api = api.dialer(dialer);
+        }
+        let api = api.build();
+        let mut tasks = JoinSet::new();
+
+        let controllers = api.client(UserInfo::master("system:kube-controller-manager"));
+        let parts = Parts::new(controllers, Arc::clone(&self.clock), entropy.fork());
+        let informers = parts.informers.clone();
+        tasks.spawn(controllers::run(parts));
+
+        let client = api.client(UserInfo::master("system:kube-scheduler"));
+        tasks.spawn(SchedulingLoop::new(client, &informers, self.scheduler, self.clock, entropy.fork()).run());
+
+        let client = api.client(UserInfo::master("system:admin"));
+        ControlPlane { api, client, informers, _tasks: tasks }
+    }
+}
+
+impl ControlPlane {
+    /// Starts to make a control plane over `store`.
+    #[must_use]
+    pub fn builder(store: impl Store) -> Builder {
+        Builder {
+            store: Arc::new(store),
+            clock: Arc::new(SystemClock),
+            entropy: None,
+            dialer: None,
+            ranges: AddressRanges::default(),
+            scheduler: Box::new(Pipeline::kubernetes_default()),
+        }
+    }
+
+    /// The API server, to be served to others.
+    #[must_use]
+    pub fn api(&self) -> &ApiServer {
+        &self.api
+    }
+
+    /// A client in this process that may do everything.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// The caches that the components of this process share.
+    #[must_use]
+    pub fn informers(&self) -> &Informers {
+        &self.informers
+    }
+}
