@@ -1,0 +1,194 @@
+//! The suite itself on trial: each of these stores breaks one law, and the case made for it has to say so.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use async_trait::async_trait;
+use futures::{StreamExt as _, future, stream};
+use orchestra_core::store::{
+    Batch, Check, Entry, Error, Key, Listing, Prefix, Result, Revision, Store, Txn, Watch,
+    conformance::{self, compaction, concurrency, order, reads, watch},
+};
+use orchestra_store::MemoryStore;
+
+/// What a [`Mutant`] does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    /// Commits although a check fails.
+    IgnoresChecks,
+    /// Answers a conflict as if the commit had happened.
+    HidesConflicts,
+    /// Tells of a conflict that a key is absent when it is not.
+    HidesActual,
+    /// Lists under `/p/a` what is under `/p/ab`.
+    CutsSegments,
+    /// Lists with the revision of a commit before.
+    ListsAsOfBefore,
+    /// Lists in the wrong order.
+    ListsBackwards,
+    /// Begins a watch with what the watcher has.
+    RepeatsTheStart,
+    /// Begins a watch one commit late.
+    SkipsTheStart,
+    /// Yields each change of a commit by itself.
+    SplitsCommits,
+    /// Sends a bookmark before the changes it covers.
+    RunsAhead,
+    /// Yields no deletions.
+    ForgetsDeletions,
+    /// Goes on from the floor as if nothing were missing.
+    HidesCompaction,
+}
+
+/// A memory store with a fault.
+#[derive(Debug)]
+struct Mutant {
+    inner: MemoryStore,
+    fault: Fault,
+}
+
+impl Mutant {
+    fn has(&self, fault: Fault) -> bool {
+        self.fault == fault
+    }
+
+    /// Makes every check of `txn` hold.
+    async fn soften(&self, txn: &mut Txn) -> Result<()> {
+        for check in &mut txn.checks {
+            let key = check.key().clone();
+            *check = match self.inner.get(&key).await? {
+                Some(entry) => Check::Unchanged(key, entry.modified),
+                None => Check::Absent(key),
+            };
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Store for Mutant {
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        self.inner.get(key).await
+    }
+
+    async fn list(&self, prefix: &Prefix) -> Result<Listing> {
+        let mut listing = self.inner.list(prefix).await?;
+        match self.fault {
+            Fault::CutsSegments => {
+                listing.entries = self.inner.list(&Prefix::all()).await?.entries;
+                let start = prefix.as_str().trim_end_matches('/');
+                listing.entries.retain(|entry| entry.key.as_str().starts_with(start));
+            }
+            Fault::ListsAsOfBefore => listing.revision.0 -= 1,
+            Fault::ListsBackwards => listing.entries.reverse(),
+            _ => {}
+        }
+        Ok(listing)
+    }
+
+    async fn revision(&self) -> Result<Revision> {
+        self.inner.revision().await
+    }
+
+    async fn commit(&self, mut txn: Txn) -> Result<Revision> {
+        txn.validate()?;
+        if self.has(Fault::IgnoresChecks) {
+            self.soften(&mut txn).await?;
+        }
+        match self.inner.commit(txn).await {
+            Err(Error::Conflict { .. }) if self.has(Fault::HidesConflicts) => self.revision().await,
+            Err(Error::Conflict { key, .. }) if self.has(Fault::HidesActual) => {
+                Err(Error::Conflict { key, actual: None })
+            }
+            result => result,
+        }
+    }
+
+    async fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Watch> {
+        let after = match self.fault {
+            Fault::RepeatsTheStart => Revision(after.0 - 1),
+            Fault::SkipsTheStart => Revision(after.0 + 1),
+            _ => after,
+        };
+        let inner = self.inner.watch(prefix, after).await?;
+        Ok(match self.fault {
+            Fault::SplitsCommits => inner.flat_map(|item| stream::iter(split(item))).boxed(),
+            Fault::ForgetsDeletions => inner.map(without_deletions).boxed(),
+            Fault::RunsAhead => {
+                let bookmark = Batch { revision: self.revision().await?, changes: Vec::new() };
+                stream::once(future::ready(Ok(bookmark))).chain(inner).boxed()
+            }
+            Fault::HidesCompaction => match self.inner.watch(prefix, after).await?.next().await {
+                Some(Err(Error::Compacted { floor })) => self.inner.watch(prefix, floor).await?,
+                _ => inner,
+            },
+            _ => inner,
+        })
+    }
+
+    async fn compact(&self, floor: Revision) -> Result<()> {
+        self.inner.compact(floor).await
+    }
+}
+
+fn split(item: Result<Batch>) -> Vec<Result<Batch>> {
+    match item {
+        Ok(Batch { revision, changes }) if changes.len() > 1 => {
+            changes.into_iter().map(|change| Ok(Batch { revision, changes: vec![change] })).collect()
+        }
+        item => vec![item],
+    }
+}
+
+fn without_deletions(item: Result<Batch>) -> Result<Batch> {
+    item.map(|mut batch| {
+        batch.changes.retain(|change| matches!(change, orchestra_core::store::Change::Put(_)));
+        batch
+    })
+}
+
+/// Runs a case on a store with `fault` and returns whether the case failed.
+macro_rules! is_caught {
+    ($fault:expr, $case:path) => {
+        catch_unwind(AssertUnwindSafe(|| {
+            conformance::run(|| async { Mutant { inner: MemoryStore::new(), fault: $fault } }, $case);
+        }))
+        .is_err()
+    };
+}
+
+#[test]
+fn the_suite_catches_a_store_that_commits_what_it_should_not() {
+    assert!(is_caught!(Fault::IgnoresChecks, order::a_failed_check_applies_nothing));
+    assert!(is_caught!(Fault::IgnoresChecks, concurrency::of_many_creates_of_one_key_one_wins));
+    assert!(is_caught!(Fault::HidesConflicts, order::a_create_of_a_present_key_conflicts));
+    assert!(is_caught!(Fault::HidesConflicts, concurrency::no_compare_and_swap_is_lost));
+    assert!(is_caught!(Fault::HidesActual, order::a_conflict_names_the_first_failed_check));
+}
+
+#[test]
+fn the_suite_catches_a_store_that_lists_what_is_not_so() {
+    assert!(is_caught!(Fault::CutsSegments, reads::a_prefix_ends_at_a_segment));
+    assert!(is_caught!(Fault::ListsAsOfBefore, reads::a_listing_is_as_of_the_last_commit));
+    assert!(is_caught!(Fault::ListsBackwards, reads::a_listing_is_in_key_order));
+}
+
+#[test]
+fn the_suite_catches_a_store_whose_watches_repeat_skip_or_tear() {
+    assert!(is_caught!(Fault::RepeatsTheStart, watch::a_watch_does_not_repeat_what_it_starts_after));
+    assert!(is_caught!(Fault::SplitsCommits, watch::a_batch_holds_one_whole_commit_in_key_order));
+    assert!(is_caught!(Fault::RunsAhead, watch::a_bookmark_is_not_ahead_of_the_changes));
+    assert!(is_caught!(Fault::HidesCompaction, compaction::a_watch_from_before_the_floor_fails_as_its_last_item));
+    assert!(is_caught!(Fault::HidesCompaction, compaction::the_floor_told_is_one_to_watch_from));
+}
+
+/// Its absence is noticed by the change that comes in place of the one that is missing.
+#[test]
+fn the_suite_catches_a_store_whose_watches_lose_changes() {
+    assert!(is_caught!(Fault::SkipsTheStart, watch::a_watch_from_a_listing_yields_every_later_commit));
+    assert!(is_caught!(Fault::ForgetsDeletions, watch::a_deletion_is_yielded));
+}
+
+#[test]
+fn the_suite_passes_the_store_under_the_mutants() {
+    conformance::run(|| async { MemoryStore::new() }, watch::a_batch_holds_one_whole_commit_in_key_order);
+}

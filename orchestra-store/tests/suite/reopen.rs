@@ -1,0 +1,85 @@
+//! What is there after the store was closed and opened again.
+
+use bytes::Bytes;
+use futures::{StreamExt as _, future::join_all};
+use orchestra_core::store::{Key, Listing, Prefix, Revision, Store, Txn};
+use orchestra_store::{DurableOptions, DurableStore, OpenError};
+
+fn key(name: &str) -> Key {
+    Key::new(["p", name]).expect("a valid name")
+}
+
+/// Opens the store in `directory` with a checkpoint whenever the log outgrows the entries.
+pub(crate) fn open(directory: &std::path::Path) -> DurableStore {
+    let options = DurableOptions { log_bytes_min: 0, ..DurableOptions::default() };
+    DurableStore::open_with(directory, options).expect("a store opens")
+}
+
+/// Creates, replaces and deletes `rounds` times three entries, all at once in each round.
+pub(crate) async fn write(store: &DurableStore, rounds: usize) -> Listing {
+    for round in 0..rounds {
+        let txns = ["a", "b", "c"].into_iter().enumerate().map(async |(index, name)| {
+            let value = Bytes::from(format!("{round}-{name}").repeat(10));
+            let txn = match store.get(&key(name)).await.expect("a read") {
+                None => Txn::create(key(name), value),
+                Some(entry) if (round + index).is_multiple_of(7) => Txn::delete(entry.key, entry.modified),
+                Some(entry) => Txn::replace(entry.key, entry.modified, value),
+            };
+            store.commit(txn).await.expect("a commit")
+        });
+        join_all(txns).await;
+    }
+    store.list(&Prefix::all()).await.expect("a listing")
+}
+
+/// Rules 1 and 17.
+#[tokio::test]
+async fn a_reopened_store_is_the_one_that_was_closed() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for rounds in [0, 1, 30, 3, 60] {
+        let before = write(&open(directory.path()), rounds).await;
+        let store = open(directory.path());
+        assert_eq!(store.list(&Prefix::all()).await.expect("a listing"), before);
+    }
+}
+
+/// Rule 11: a watcher of the closed store goes on where it was, while the log reaches back.
+#[tokio::test]
+async fn a_watch_resumes_over_a_restart() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = DurableStore::open(directory.path()).expect("a store opens");
+    let before = write(&store, 5).await.revision;
+    let expected = write(&store, 5).await.revision;
+    drop(store);
+    let store = DurableStore::open(directory.path()).expect("a store opens");
+    let mut watch = store.watch(&Prefix::all(), before).await.expect("a watch");
+    for revision in before.0 + 1..=expected.0 {
+        let batch = watch.next().await.expect("an item").expect("a batch");
+        assert_eq!(batch.revision, Revision(revision));
+    }
+}
+
+/// Checkpoints replace the log: files do not grow with the number of commits.
+#[tokio::test]
+async fn files_stay_in_proportion_to_the_entries() {
+    const BYTES_MAX: u64 = 64 << 10;
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = open(directory.path());
+    for _ in 0..20 {
+        write(&store, 100).await;
+    }
+    drop(store);
+    // Opening removes what the last checkpoint has replaced.
+    drop(open(directory.path()));
+    let files = std::fs::read_dir(directory.path()).expect("a directory");
+    let bytes: u64 = files.map(|file| file.and_then(|file| file.metadata()).expect("a file").len()).sum();
+    assert!(bytes < BYTES_MAX, "{bytes} bytes for three entries");
+}
+
+#[test]
+fn a_second_opener_is_told_that_the_store_is_open() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let first = open(directory.path());
+    let second = DurableStore::open(directory.path());
+    assert!(matches!(second, Err(OpenError::Locked { directory }) if directory == first.directory()));
+}
