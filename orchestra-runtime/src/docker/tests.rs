@@ -1,0 +1,81 @@
+//! The suite on the machine's Docker Engine; without one, a printed line, and a failure where `CI` is set.
+
+use std::{collections::BTreeSet, path::PathBuf, process::Command, sync::Arc};
+
+use async_trait::async_trait;
+use orchestra_core::runtime::{
+    ContainerRuntime,
+    conformance::{CASES, Fixture, Time, run},
+};
+
+use super::DockerRuntime;
+
+const IMAGE: &str = "orchestra/conformance:1";
+
+/// A node by its name on the engine.
+struct Node(String);
+
+impl Node {
+    async fn connect(&self) -> DockerRuntime {
+        let runtime = DockerRuntime::connect(&self.0).await.unwrap();
+        if runtime.image_id(IMAGE).await.unwrap().is_none() {
+            runtime.import(IMAGE, shell_rootfs()).await.unwrap();
+        }
+        runtime
+    }
+}
+
+#[async_trait]
+impl Fixture for Node {
+    async fn open(&self) -> Arc<dyn ContainerRuntime> {
+        Arc::new(self.connect().await)
+    }
+
+    fn image(&self) -> Box<str> {
+        IMAGE.into()
+    }
+
+    fn missing_image(&self) -> Box<str> {
+        "127.0.0.1:1/none:1".into()
+    }
+
+    async fn close(&self) {
+        let runtime = self.connect().await;
+        for sandbox in runtime.list().await.unwrap() {
+            runtime.remove_sandbox(&sandbox.id).await.unwrap();
+        }
+    }
+}
+
+/// The machine's own shell and the few programs that the suite's scripts call, with their libraries.
+fn shell_rootfs() -> Vec<u8> {
+    let mut files = BTreeSet::new();
+    for program in ["/bin/sh", "/bin/sleep", "/bin/cat"] {
+        let linked = Command::new("ldd").arg(program).output().unwrap().stdout;
+        let linked = String::from_utf8(linked).unwrap();
+        files.insert(PathBuf::from(program));
+        files.extend(linked.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from));
+    }
+    let mut tar = tar::Builder::new(Vec::new());
+    for file in files {
+        let mut content = std::fs::File::open(&file).unwrap();
+        tar.append_file(file.strip_prefix("/").unwrap(), &mut content).unwrap();
+    }
+    tar.into_inner().unwrap()
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "a skipped test says so")]
+fn every_law_holds_on_the_engine() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    if let Err(error) = runtime.block_on(DockerRuntime::connect("probe")) {
+        assert!(std::env::var_os("CI").is_none(), "there was to be an engine: {error}");
+        println!("skipped: no Docker Engine here");
+        return;
+    }
+    for (number, case) in CASES.iter().enumerate() {
+        println!("{}", case.name);
+        let name = format!("test-{}-{number}", std::process::id());
+        run(case.name, Time::Real, &Node(name));
+    }
+}

@@ -1,0 +1,268 @@
+//! What a pod needs next: a pure function from its spec and what is seen of it to a plan.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use orchestra_core::{
+    clock::Timestamp,
+    runtime::{ContainerId, ContainerState, ContainerStatus, SandboxStatus},
+};
+
+/// The label of a container that says how long to wait, in seconds, before it is started again.
+pub(super) const BACKOFF_LABEL: &str = "orchestra/backoff-seconds";
+/// The wait after the second crash in a row; each further one doubles it. The first restart is immediate.
+const BACKOFF_SECONDS_MIN: u64 = 10;
+/// The longest wait between two starts.
+const BACKOFF_SECONDS_MAX: u64 = 300;
+/// A container that ran this long starts over with its backoff.
+const BACKOFF_RESET_SECONDS: i64 = 600;
+
+/// What the kubelet knows of a pod beside what its runtime lists; lost in a restart, and found out again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Memory {
+    /// Why containers could not be started, by name; of the sandbox and volumes by the empty name.
+    pub(super) failures: BTreeMap<Box<str>, Failure>,
+    /// What probes found, by the container's name.
+    pub(super) probes: BTreeMap<Box<str>, Probed>,
+}
+
+impl Memory {
+    /// What probes found out about one attempt; nothing of an earlier one counts.
+    pub(super) fn probed(&self, id: &ContainerId) -> Probed {
+        self.probes.get(&id.name).copied().filter(|probed| probed.attempt == id.attempt).unwrap_or_default()
+    }
+}
+
+/// Why something could not be started, and when to try again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// Kubernetes' word for it, such as `ErrImagePull`.
+    pub(super) reason: &'static str,
+    /// What went wrong, for people.
+    pub(super) message: String,
+    /// How often in a row.
+    pub(super) count: u32,
+    /// Not before this moment.
+    pub(super) retry_at: Timestamp,
+}
+
+/// What probes found out about a container; absent while they don't know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Probed {
+    /// Which attempt.
+    pub(super) attempt: u32,
+    /// The startup probe.
+    pub(super) started: Option<bool>,
+    /// The readiness probe.
+    pub(super) ready: Option<bool>,
+    /// The liveness probe.
+    pub(super) alive: Option<bool>,
+}
+
+/// A pod as it is seen now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View<'a> {
+    pub(super) pod: &'a Pod,
+    /// Whether the pod is to end: it was marked for deletion, or is gone from the API.
+    pub(super) ending: bool,
+    pub(super) sandbox: Option<&'a SandboxStatus>,
+    pub(super) memory: &'a Memory,
+    pub(super) now: Timestamp,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Makes the sandbox and the volumes.
+    CreateSandbox,
+    /// Starts the attempt of a container, with the backoff that follows it.
+    Start { name: Box<str>, attempt: u32, backoff_seconds: u64 },
+    /// Ends containers, side by side, within the pod's grace.
+    Stop { attempts: Vec<(Box<str>, u32)>, why: &'static str },
+    /// Forgets an old attempt.
+    Forget { name: Box<str>, attempt: u32 },
+}
+
+/// What a pod needs next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// In this order; after each, look again.
+    pub(super) actions: Vec<Action>,
+    /// When to look again if nothing happens before.
+    pub(super) wake_at: Option<Timestamp>,
+    /// Whether an ending pod has nothing left that runs.
+    pub(super) ended: bool,
+}
+
+/// How a container takes part in its pod's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Runs to its end before the next is started.
+    Init,
+    /// Runs beside all that come after it, and restarts always.
+    Sidecar,
+    /// What the pod is for.
+    Main,
+}
+
+/// The containers of a pod in their order, each with its role.
+pub(super) fn containers(spec: &PodSpec) -> impl Iterator<Item = (Role, &Container)> {
+    let init = spec.init_containers.iter().flatten().map(|container| {
+        let sidecar = container.restart_policy.as_deref() == Some("Always");
+        (if sidecar { Role::Sidecar } else { Role::Init }, container)
+    });
+    init.chain(spec.containers.iter().map(|container| (Role::Main, container)))
+}
+
+/// The last attempt of a container, if it was ever started.
+pub(super) fn latest<'a>(sandbox: Option<&'a SandboxStatus>, name: &str) -> Option<&'a ContainerStatus> {
+    let containers = sandbox.map(|sandbox| sandbox.containers.as_slice()).unwrap_or_default();
+    containers.iter().filter(|status| &*status.id.name == name).max_by_key(|status| status.id.attempt)
+}
+
+/// Whether an exited container is to be started again.
+pub(super) fn restarts(spec: &PodSpec, role: Role, code: i32) -> bool {
+    match (role, spec.restart_policy.as_deref()) {
+        (Role::Sidecar, _) => true,
+        (_, Some("Never")) => false,
+        (Role::Main, Some("OnFailure")) | (Role::Init, _) => code != 0,
+        (Role::Main, _) => true,
+    }
+}
+
+/// When an exited container may be started again, and the backoff that follows.
+pub(super) fn next_start(status: &ContainerStatus) -> (Timestamp, u64) {
+    let ContainerState::Exited { started_at, finished_at, .. } = status.state else {
+        return (Timestamp::MIN, 0);
+    };
+    let ran = started_at.duration_until(finished_at);
+    let backoff = status.labels.get(BACKOFF_LABEL).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    if ran.as_secs() >= BACKOFF_RESET_SECONDS {
+        return (finished_at, BACKOFF_SECONDS_MIN);
+    }
+    let at = finished_at.saturating_add(std::time::Duration::from_secs(backoff)).unwrap_or(Timestamp::MAX);
+    (at, (backoff * 2).clamp(BACKOFF_SECONDS_MIN, BACKOFF_SECONDS_MAX))
+}
+
+/// How long to wait after a failure that is the `count`th in a row, in seconds.
+pub(super) fn failure_backoff_seconds(count: u32) -> u64 {
+    BACKOFF_SECONDS_MIN.saturating_mul(1 << count.saturating_sub(1).min(5)).min(BACKOFF_SECONDS_MAX)
+}
+
+/// Whether all main containers have ended for good.
+pub(super) fn is_over(view: &View<'_>) -> bool {
+    let Some(spec) = &view.pod.spec else { return true };
+    let over = |role, name: &str| {
+        let code = latest(view.sandbox, name).and_then(|status| status.state.exit_code());
+        code.is_some_and(|code| view.ending || !restarts(spec, role, code))
+    };
+    let failed_init = containers(spec).any(|(role, container)| {
+        let code = latest(view.sandbox, &container.name).and_then(|status| status.state.exit_code());
+        role == Role::Init && code.is_some_and(|code| code != 0 && !restarts(spec, role, code))
+    });
+    failed_init || spec.containers.iter().all(|container| over(Role::Main, &container.name))
+}
+
+/// Decides what a pod needs next.
+pub(super) fn decide(view: &View<'_>) -> Plan {
+    let Some(spec) = &view.pod.spec else { return Plan::default() };
+    let phase = view.pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    if view.ending || matches!(phase, Some("Succeeded" | "Failed")) || is_over(view) {
+        return end(view, spec);
+    }
+    let mut plan = Plan::default();
+    if !view.sandbox.is_some_and(|sandbox| sandbox.ready) {
+        if plan.may_retry(view, "") {
+            plan.actions.push(Action::CreateSandbox);
+        }
+        return plan;
+    }
+    let begun = spec.containers.iter().any(|container| latest(view.sandbox, &container.name).is_some());
+    for (role, container) in containers(spec) {
+        let done = plan.consider(view, spec, role, container);
+        if !done && role != Role::Main && !begun {
+            break;
+        }
+    }
+    plan.forget_old(view, spec);
+    plan
+}
+
+/// Ends what runs: main and init containers first, then sidecars in reverse order.
+fn end(view: &View<'_>, spec: &PodSpec) -> Plan {
+    let running = |wanted: fn(Role) -> bool| -> Vec<(Box<str>, u32)> {
+        let names = containers(spec).filter(|(role, _)| wanted(*role));
+        let ids = names.filter_map(|(_, container)| latest(view.sandbox, &container.name));
+        let ids = ids.filter(|status| status.state.exit_code().is_none());
+        ids.map(|status| (status.id.name.clone(), status.id.attempt)).collect()
+    };
+    let mut attempts = running(|role| role != Role::Sidecar);
+    if attempts.is_empty() {
+        attempts = running(|role| role == Role::Sidecar).pop().into_iter().collect();
+    }
+    let ended = attempts.is_empty() && view.ending;
+    let actions = if attempts.is_empty() { Vec::new() } else { vec![Action::Stop { attempts, why: "Stopping" }] };
+    Plan { actions, wake_at: None, ended }
+}
+
+impl Plan {
+    /// Adds what one container needs; returns whether those after it may be started.
+    fn consider(&mut self, view: &View<'_>, spec: &PodSpec, role: Role, container: &Container) -> bool {
+        let name: Box<str> = container.name.as_str().into();
+        let Some(status) = latest(view.sandbox, &name) else {
+            if self.may_retry(view, &name) {
+                self.actions.push(Action::Start { name, attempt: 0, backoff_seconds: 0 });
+            }
+            return false;
+        };
+        let Some(code) = status.state.exit_code() else {
+            let probed = view.memory.probed(&status.id);
+            if probed.alive == Some(false) || probed.started == Some(false) {
+                let attempts = vec![(name, status.id.attempt)];
+                self.actions.push(Action::Stop { attempts, why: "failed its probe, will be restarted" });
+                return false;
+            }
+            return role == Role::Sidecar && (container.startup_probe.is_none() || probed.started == Some(true));
+        };
+        if !restarts(spec, role, code) {
+            return true;
+        }
+        let (at, backoff_seconds) = next_start(status);
+        if at > view.now {
+            self.wake(at);
+        } else if self.may_retry(view, &name) {
+            self.actions.push(Action::Start { name, attempt: status.id.attempt + 1, backoff_seconds });
+        }
+        false
+    }
+
+    fn may_retry(&mut self, view: &View<'_>, name: &str) -> bool {
+        match view.memory.failures.get(name) {
+            Some(failure) if failure.retry_at > view.now => {
+                self.wake(failure.retry_at);
+                false
+            }
+            _ => true,
+        }
+    }
+
+    fn wake(&mut self, at: Timestamp) {
+        self.wake_at = Some(self.wake_at.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// Keeps of each container the last attempt and the one before it, whose log is still asked for.
+    fn forget_old(&mut self, view: &View<'_>, spec: &PodSpec) {
+        for (_, container) in containers(spec) {
+            let Some(last) = latest(view.sandbox, &container.name).map(|status| status.id.attempt) else { continue };
+            let all = view.sandbox.into_iter().flat_map(|sandbox| &sandbox.containers);
+            let old = all.filter(|status| *status.id.name == *container.name && status.id.attempt + 1 < last);
+            let old = old.filter(|status| status.state.exit_code().is_some());
+            self.actions
+                .extend(old.map(|status| Action::Forget { name: status.id.name.clone(), attempt: status.id.attempt }));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "decide_tests.rs"]
+mod tests;

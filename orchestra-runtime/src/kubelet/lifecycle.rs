@@ -1,0 +1,231 @@
+//! How sandboxes and containers are started and ended: the calls behind a worker's actions.
+
+use std::{net::IpAddr, path::Path, time::Duration};
+
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
+use orchestra_core::runtime::{ContainerId, ContainerSpec, Error, ExecSpec, Resources, SandboxId, SandboxSpec, User};
+
+use super::{
+    Shared,
+    decide::{BACKOFF_LABEL, containers},
+    dispatch::{NAME_LABEL, NAMESPACE_LABEL},
+    env,
+    events::{Severity, record},
+    probe,
+    sources::Sources,
+    volume,
+    worker::names,
+};
+
+/// The least that a container gets to end after its hook has used up the grace.
+const GRACE_SECONDS_MIN: u64 = 2;
+
+/// Why something was not started.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// Kubernetes' word for it, the first time.
+    pub(super) reason: &'static str,
+    /// The word for it when it happens again.
+    pub(super) later: &'static str,
+    pub(super) message: String,
+}
+
+impl Refusal {
+    fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, later: reason, message: message.into() }
+    }
+}
+
+/// Where a container is started.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place<'a> {
+    /// The pod's directory.
+    pub(super) dir: &'a Path,
+    /// The pod's address.
+    pub(super) address: Option<IpAddr>,
+}
+
+/// Makes a pod's volumes and sandbox.
+pub(super) async fn create_sandbox(shared: &Shared, pod: &Pod, id: &SandboxId, dir: &Path) -> Result<(), Refusal> {
+    let waiting = |message| Refusal::new("ContainerCreating", message);
+    let sources = Sources::read(&shared.client, pod).await.map_err(|error| waiting(error.to_string()))?;
+    let host_ip = shared.address.to_string();
+    let context = volume::Context { pod, sources: &sources, pod_ip: "", host_ip: &host_ip, dir };
+    volume::mount_all(context).map_err(waiting)?;
+    let (name, namespace) = names(pod);
+    let spec = pod.spec.as_ref();
+    let hostname = spec.and_then(|spec| spec.hostname.as_deref()).unwrap_or(name);
+    let spec = SandboxSpec {
+        hostname: hostname.into(),
+        labels: [(NAME_LABEL.into(), name.into()), (NAMESPACE_LABEL.into(), namespace.into())].into(),
+        host_network: spec.and_then(|spec| spec.host_network).unwrap_or(false),
+    };
+    shared
+        .runtime
+        .create_sandbox(id, &spec)
+        .await
+        .map_err(|error| Refusal::new("FailedCreatePodSandBox", chain(&error)))
+}
+
+/// Pulls a container's image and starts an attempt of it.
+pub(super) async fn start(
+    shared: &Shared,
+    pod: &Pod,
+    id: &ContainerId,
+    place: Place<'_>,
+    backoff_seconds: u64,
+) -> Result<(), Refusal> {
+    let found = pod.spec.iter().flat_map(containers).find(|(_, container)| *container.name == *id.name);
+    let Some((_, container)) = found else {
+        return Err(Refusal::new("CreateContainerConfigError", "no such container"));
+    };
+    let config = |message: String| Refusal::new("CreateContainerConfigError", message);
+    let sources = Sources::read(&shared.client, pod).await.map_err(|error| config(error.to_string()))?;
+    let host_ip = shared.address.to_string();
+    let pod_ip = place.address.unwrap_or(shared.address).to_string();
+    let context = volume::Context { pod, sources: &sources, pod_ip: &pod_ip, host_ip: &host_ip, dir: place.dir };
+    volume::mount_all(context).map_err(config)?;
+    let context = env::Context { pod, container, sources: &sources, pod_ip: &pod_ip, host_ip: &host_ip };
+    let variables = env::environment(context).map_err(config)?;
+    let mounts = volume::mounts(pod, container, place.dir).map_err(config)?;
+    pull(shared, pod, container).await?;
+    let values = variables.iter().map(|variable| (variable.name.to_string(), variable.value.to_string())).collect();
+    let words = |words: &Option<Vec<String>>| -> Vec<Box<str>> {
+        words.iter().flatten().map(|word| env::expand(word, &values).into()).collect()
+    };
+    let spec = ContainerSpec {
+        image: container.image.as_deref().unwrap_or_default().into(),
+        command: words(&container.command),
+        args: words(&container.args),
+        env: variables,
+        working_dir: container.working_dir.as_deref().map(Into::into),
+        mounts,
+        resources: limits(container),
+        user: user(pod, container),
+        tty: container.tty.unwrap_or(false),
+        labels: [(BACKOFF_LABEL.into(), backoff_seconds.to_string().into())].into(),
+    };
+    shared.runtime.start_container(id, &spec).await.map_err(|error| match error {
+        Error::Start { .. } => {
+            Refusal { reason: "RunContainerError", later: "CrashLoopBackOff", message: chain(&error) }
+        }
+        error => Refusal::new("CreateContainerError", chain(&error)),
+    })?;
+    for (reason, message) in [
+        ("Created", format!("Created container: {}", container.name)),
+        ("Started", format!("Started container {}", container.name)),
+    ] {
+        record(shared, pod, Some(&container.name), Severity::Normal, (reason, message)).await;
+    }
+    Ok(())
+}
+
+async fn pull(shared: &Shared, pod: &Pod, container: &Container) -> Result<(), Refusal> {
+    let image = container.image.as_deref().unwrap_or_default();
+    let failed = |error: &Error| Refusal { reason: "ErrImagePull", later: "ImagePullBackOff", message: chain(error) };
+    let always = container.image_pull_policy.as_deref() == Some("Always");
+    let present = shared.runtime.image_id(image).await.map_err(|error| failed(&error))?.is_some();
+    if present && !always {
+        let message = format!("Container image \"{image}\" already present on machine");
+        record(shared, pod, Some(&container.name), Severity::Normal, ("Pulled", message)).await;
+        return Ok(());
+    }
+    if container.image_pull_policy.as_deref() == Some("Never") {
+        let message = format!("Container image \"{image}\" is not present with pull policy of Never");
+        return Err(Refusal::new("ErrImageNeverPull", message));
+    }
+    shared.runtime.pull_image(image).await.map_err(|error| failed(&error))?;
+    let message = format!("Successfully pulled image \"{image}\"");
+    record(shared, pod, Some(&container.name), Severity::Normal, ("Pulled", message)).await;
+    Ok(())
+}
+
+/// Ends containers side by side: their hooks, then they are asked, then killed (SEMANTICS 53).
+pub(super) async fn stop(
+    shared: &Shared,
+    pod: &Pod,
+    ids: &[ContainerId],
+    grace: Duration,
+    why: &str,
+) -> Result<(), Error> {
+    let stop = |id: &ContainerId| {
+        let id = id.clone();
+        async move {
+            let container = pod.spec.iter().flat_map(containers).map(|(_, container)| container);
+            let container = container.into_iter().find(|container| *container.name == *id.name);
+            let message = format!("{why} container {}", id.name);
+            record(shared, pod, Some(&id.name), Severity::Normal, ("Killing", message)).await;
+            let began = tokio::time::Instant::now();
+            let hook = container.and_then(|container| container.lifecycle.as_ref()?.pre_stop.as_ref());
+            let mut left = grace;
+            if let Some(hook) = hook.filter(|_| !grace.is_zero()) {
+                if tokio::time::timeout(grace, run_hook(shared, &id, hook)).await.is_err() {
+                    tracing::debug!(container = %id, "hook did not end within its pod's grace");
+                }
+                let least = Duration::from_secs(GRACE_SECONDS_MIN).min(grace);
+                left = grace.saturating_sub(began.elapsed()).max(least);
+            }
+            shared.runtime.stop_container(&id, left).await
+        }
+    };
+    try_join_all(ids.iter().map(stop)).await.map(drop)
+}
+
+async fn run_hook(shared: &Shared, id: &ContainerId, hook: &LifecycleHandler) {
+    if let Some(sleep) = &hook.sleep {
+        tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
+    }
+    if let Some(exec) = &hook.exec {
+        let command = exec.command.iter().flatten().map(|word| word.as_str().into()).collect();
+        let spec = ExecSpec { command, stdin: false, tty: false };
+        if let Some(runtime) = shared.runtime.exec()
+            && let Ok(session) = runtime.exec(id, &spec).await
+        {
+            let _ = session.control.wait().await;
+        }
+    }
+    if let Some(get) = &hook.http_get {
+        let _ = probe::http(shared, &id.sandbox, get, &[]).await;
+    }
+}
+
+/// Tells people why something was not started.
+pub(super) async fn complain(shared: &Shared, pod: &Pod, container: &str, reason: &str, message: &str) {
+    let word = match reason {
+        "ContainerCreating" => "FailedMount",
+        "FailedCreatePodSandBox" => reason,
+        "ImagePullBackOff" | "CrashLoopBackOff" => "BackOff",
+        _ => "Failed",
+    };
+    let container = (!container.is_empty()).then_some(container);
+    record(shared, pod, container, Severity::Warning, (word, message.into())).await;
+}
+
+fn limits(container: &Container) -> Resources {
+    let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
+    let limit = |name: &str| limits.and_then(|limits| limits.get(name)).and_then(env::thousandths);
+    Resources {
+        cpu_millis: limit("cpu").and_then(|millis| u64::try_from(millis).ok()),
+        memory_bytes: limit("memory").and_then(|thousandths| u64::try_from(thousandths / 1_000).ok()),
+    }
+}
+
+fn user(pod: &Pod, container: &Container) -> Option<User> {
+    let pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
+    let own = container.security_context.as_ref();
+    let uid = own.and_then(|own| own.run_as_user).or(pod.and_then(|pod| pod.run_as_user))?;
+    let gid = own.and_then(|own| own.run_as_group).or(pod.and_then(|pod| pod.run_as_group));
+    Some(User { uid: u32::try_from(uid).ok()?, gid: gid.and_then(|gid| u32::try_from(gid).ok()) })
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        message = format!("{message}: {cause}");
+        source = cause.source();
+    }
+    message
+}

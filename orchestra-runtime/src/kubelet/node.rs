@@ -1,0 +1,159 @@
+//! The node's own object: registration, lease and heartbeat; independent of pod work (SEMANTICS 55).
+
+use std::{convert::Infallible, time::Duration};
+
+use k8s_openapi::{
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1::{DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeStatus, NodeSystemInfo},
+    },
+    apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference, Time},
+};
+use kube::{
+    Api,
+    api::{ObjectMeta, Patch, PatchParams, PostParams},
+};
+
+use super::Shared;
+
+/// How often the lease is renewed; a node whose lease is 40 s old counts as lost.
+const LEASE_RENEW_SECONDS: u64 = 10;
+/// How long a lease says it holds.
+const LEASE_SECONDS: i32 = 40;
+/// After how many renewals the status is written though nothing changed: every five minutes.
+const HEARTBEAT_RENEWALS: u64 = 30;
+/// How long to wait after a failed call.
+const RETRY_SECONDS: u64 = 1;
+/// The namespace of the leases of nodes.
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// Keeps the node's object and lease up to date.
+pub(super) async fn run(shared: &Shared) -> Infallible {
+    let mut renewals: u64 = 0;
+    loop {
+        let wait = match renew(shared, renewals.is_multiple_of(HEARTBEAT_RENEWALS)).await {
+            Ok(()) => {
+                renewals += 1;
+                Duration::from_secs(LEASE_RENEW_SECONDS).mul_f64(1.0 - 0.1 * shared.entropy.next_f64())
+            }
+            Err(error) => {
+                tracing::warn!(node = %shared.node_name, %error, "node can't report itself, trying again");
+                Duration::from_secs(RETRY_SECONDS)
+            }
+        };
+        tokio::time::sleep(wait).await;
+    }
+}
+
+async fn renew(shared: &Shared, heartbeat: bool) -> kube::Result<()> {
+    if heartbeat {
+        let node = register(shared).await?;
+        report(shared, &node).await?;
+    }
+    let leases: Api<Lease> = Api::namespaced(shared.client.clone(), LEASE_NAMESPACE);
+    let now = MicroTime(shared.clock.now());
+    let renewal = serde_json::json!({"spec": {"renewTime": now, "holderIdentity": shared.node_name}});
+    match leases.patch(&shared.node_name, &PatchParams::default(), &Patch::Merge(&renewal)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        other => return other.map(drop),
+    }
+    // Gone, lease or node: register anew.
+    let node = register(shared).await?;
+    report(shared, &node).await?;
+    let owner = OwnerReference {
+        api_version: "v1".into(),
+        kind: "Node".into(),
+        name: shared.node_name.clone(),
+        uid: node.metadata.uid.unwrap_or_default(),
+        ..OwnerReference::default()
+    };
+    let metadata = ObjectMeta {
+        name: Some(shared.node_name.clone()),
+        owner_references: Some(vec![owner]),
+        ..ObjectMeta::default()
+    };
+    let spec = LeaseSpec {
+        holder_identity: Some(shared.node_name.clone()),
+        lease_duration_seconds: Some(LEASE_SECONDS),
+        renew_time: Some(now),
+        ..LeaseSpec::default()
+    };
+    leases.create(&PostParams::default(), &Lease { metadata, spec: Some(spec) }).await.map(drop)
+}
+
+/// The node's object, made if there is none.
+async fn register(shared: &Shared) -> kube::Result<Node> {
+    let nodes: Api<Node> = Api::all(shared.client.clone());
+    if let Some(node) = nodes.get_opt(&shared.node_name).await? {
+        return Ok(node);
+    }
+    let mut labels = shared.labels.clone();
+    let known = [
+        ("kubernetes.io/hostname", shared.node_name.as_str()),
+        ("kubernetes.io/os", std::env::consts::OS),
+        ("kubernetes.io/arch", architecture()),
+    ];
+    labels.extend(known.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let metadata = ObjectMeta { name: Some(shared.node_name.clone()), labels: Some(labels), ..ObjectMeta::default() };
+    nodes.create(&PostParams::default(), &Node { metadata, ..Node::default() }).await
+}
+
+async fn report(shared: &Shared, node: &Node) -> kube::Result<()> {
+    let nodes: Api<Node> = Api::all(shared.client.clone());
+    let status = serde_json::json!({"status": node_status(shared, node)});
+    nodes.patch_status(&shared.node_name, &PatchParams::default(), &Patch::Merge(&status)).await.map(drop)
+}
+
+fn node_status(shared: &Shared, node: &Node) -> NodeStatus {
+    let now = Time(shared.clock.now());
+    let before = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let conditions = [
+        ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+    ];
+    let conditions = conditions.map(|(type_, status, reason, message)| {
+        let old = before.iter().find(|old| old.type_ == type_ && old.status == status);
+        NodeCondition {
+            type_: type_.into(),
+            status: status.into(),
+            reason: Some(reason.into()),
+            message: Some(message.into()),
+            last_heartbeat_time: Some(now.clone()),
+            last_transition_time: old.and_then(|old| old.last_transition_time.clone()).or(Some(now.clone())),
+        }
+    });
+    let address = |type_: &str, address: String| NodeAddress { type_: type_.into(), address };
+    let capabilities = shared.runtime.capabilities();
+    NodeStatus {
+        addresses: Some(vec![
+            address("InternalIP", shared.address.to_string()),
+            address("Hostname", shared.node_name.clone()),
+        ]),
+        allocatable: Some(shared.capacity.clone()),
+        capacity: Some(shared.capacity.clone()),
+        conditions: Some(conditions.into()),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: shared.port.into() }),
+        }),
+        node_info: Some(NodeSystemInfo {
+            architecture: architecture().into(),
+            container_runtime_version: format!("{}://{}", capabilities.name, capabilities.version),
+            kubelet_version: concat!("v1.37.0-orchestra.", env!("CARGO_PKG_VERSION")).into(),
+            operating_system: std::env::consts::OS.into(),
+            os_image: "orchestra".into(),
+            ..NodeSystemInfo::default()
+        }),
+        ..NodeStatus::default()
+    }
+}
+
+/// The machine's architecture, as Go calls it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

@@ -1,0 +1,314 @@
+//! What the API is told of a pod: a pure function from what is seen to a `PodStatus`.
+
+use k8s_openapi::{
+    api::core::v1::{
+        Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+        ContainerStatus as ApiStatus, HostIP, PodCondition, PodIP, PodSpec, PodStatus,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use orchestra_core::runtime::{ContainerState, ContainerStatus, ExitReason};
+
+use super::decide::{Role, View, containers, is_over, latest, next_start, restarts};
+
+/// What the node adds to a pod's status.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NodeFacts<'a> {
+    /// The scheme of container ids: the runtime's name.
+    pub(super) runtime: &'a str,
+    /// The node's own address.
+    pub(super) address: &'a str,
+}
+
+/// What is seen of a pod, as the API tells it. Conditions of others, and times of what hasn't changed, are kept.
+pub(super) fn pod_status(view: &View<'_>, node: NodeFacts<'_>) -> PodStatus {
+    let Some(spec) = &view.pod.spec else { return PodStatus::default() };
+    let before = view.pod.status.clone().unwrap_or_default();
+    let phase = phase(view, spec, before.phase.as_deref());
+    let is_final = matches!(phase, "Succeeded" | "Failed");
+    let report = |wanted: fn(Role) -> bool| -> Vec<ApiStatus> {
+        let wanted = containers(spec).filter(|(role, _)| wanted(*role));
+        wanted.map(|(role, container)| container_status(view, spec, role, container, node.runtime)).collect()
+    };
+    let mains = report(|role| role == Role::Main);
+    let inits = report(|role| role != Role::Main);
+    let address = view.sandbox.filter(|sandbox| sandbox.ready).and_then(|sandbox| sandbox.address);
+    let address = address.map(|address| address.to_string());
+    let own_network = !spec.host_network.unwrap_or(false);
+    let address = if own_network { address } else { view.sandbox.map(|_| node.address.into()) };
+    let address = address.or_else(|| before.pod_ip.clone());
+    let conditions = conditions(view, spec, is_final, &inits, &mains);
+    PodStatus {
+        phase: Some(phase.into()),
+        conditions: Some(conditions),
+        pod_ips: address.clone().map(|ip| vec![PodIP { ip }]),
+        pod_ip: address,
+        host_ip: Some(node.address.into()),
+        host_ips: Some(vec![HostIP { ip: node.address.into() }]),
+        start_time: before.start_time.or(Some(Time(view.now))),
+        qos_class: Some(qos_class(spec).into()),
+        container_statuses: Some(mains),
+        init_container_statuses: (!inits.is_empty()).then_some(inits),
+        observed_generation: view.pod.metadata.generation,
+        ..before
+    }
+}
+
+/// SEMANTICS 52: a final phase stays.
+fn phase(view: &View<'_>, spec: &PodSpec, before: Option<&str>) -> &'static str {
+    match before {
+        Some("Succeeded") => return "Succeeded",
+        Some("Failed") => return "Failed",
+        _ => {}
+    }
+    let runs = containers(spec).any(|(_, container)| {
+        latest(view.sandbox, &container.name).is_some_and(|status| status.state.exit_code().is_none())
+    });
+    let codes = spec
+        .containers
+        .iter()
+        .map(|container| latest(view.sandbox, &container.name).map(|status| status.state.exit_code()));
+    let codes: Vec<_> = codes.collect();
+    if is_over(view) && !runs {
+        let succeeded = codes.iter().all(|code| *code == Some(Some(0)));
+        return if succeeded { "Succeeded" } else { "Failed" };
+    }
+    if codes.iter().all(Option::is_some) { "Running" } else { "Pending" }
+}
+
+fn container_status(view: &View<'_>, spec: &PodSpec, role: Role, container: &Container, runtime: &str) -> ApiStatus {
+    let last = latest(view.sandbox, &container.name);
+    let failure = view.memory.failures.get(container.name.as_str());
+    let mut state = ApiState::default();
+    let mut last_state = previous(view, last, runtime);
+    match last.map(|status| (status, &status.state)) {
+        Some((_, ContainerState::Created | ContainerState::Running { .. })) => {
+            state.running = last.and_then(running);
+        }
+        Some((status, ContainerState::Exited { code, .. })) => {
+            let again = !view.ending && restarts(spec, role, *code) && !is_over(view);
+            let waits = again && next_start(status).0 > view.now;
+            match failure.filter(|_| again) {
+                Some(failure) => state.waiting = Some(waiting(failure.reason, failure.message.clone())),
+                None if waits => state.waiting = Some(crash_loop(view, status)),
+                None => state.terminated = terminated(status, runtime),
+            }
+            if state.waiting.is_some() {
+                last_state = Some(ApiState { terminated: terminated(status, runtime), ..ApiState::default() });
+            }
+        }
+        None => {
+            let failure = failure.or_else(|| view.memory.failures.get(""));
+            let initializing = role == Role::Main && spec.init_containers.iter().flatten().next().is_some();
+            let reason = if initializing { "PodInitializing" } else { "ContainerCreating" };
+            state.waiting = Some(match failure {
+                Some(failure) => waiting(failure.reason, failure.message.clone()),
+                None => ContainerStateWaiting { reason: Some(reason.into()), message: None },
+            });
+        }
+    }
+    let (started, ready) = readiness(view, role, container, last);
+    ApiStatus {
+        name: container.name.clone(),
+        image: container.image.clone().unwrap_or_default(),
+        image_id: last.map(|status| status.image_id.to_string()).unwrap_or_default(),
+        container_id: last.map(|status| container_id(status, runtime)),
+        restart_count: last.map_or(0, |status| i32::try_from(status.id.attempt).unwrap_or(i32::MAX)),
+        started: Some(started),
+        ready,
+        state: Some(state),
+        last_state,
+        ..ApiStatus::default()
+    }
+}
+
+/// Whether a container has started up, and whether it is ready; nothing of an ending pod is (SEMANTICS 52).
+fn readiness(view: &View<'_>, role: Role, container: &Container, last: Option<&ContainerStatus>) -> (bool, bool) {
+    let Some(last) = last else { return (false, false) };
+    if last.state.exit_code().is_some() {
+        return (false, role == Role::Init && last.state.exit_code() == Some(0));
+    }
+    let probed = view.memory.probed(&last.id);
+    let started = container.startup_probe.is_none() || probed.started == Some(true);
+    let ready = container.readiness_probe.is_none() || probed.ready == Some(true);
+    (started, started && ready && role != Role::Init && !view.ending)
+}
+
+fn previous(view: &View<'_>, last: Option<&ContainerStatus>, runtime: &str) -> Option<ApiState> {
+    let last = last?;
+    let all = view.sandbox.into_iter().flat_map(|sandbox| &sandbox.containers);
+    let before = all.filter(|status| status.id.name == last.id.name && status.id.attempt < last.id.attempt);
+    let before = before.max_by_key(|status| status.id.attempt)?;
+    Some(ApiState { terminated: terminated(before, runtime), ..ApiState::default() })
+}
+
+fn running(status: &ContainerStatus) -> Option<ContainerStateRunning> {
+    match status.state {
+        ContainerState::Running { started_at, .. } => {
+            Some(ContainerStateRunning { started_at: Some(Time(started_at)) })
+        }
+        _ => None,
+    }
+}
+
+fn terminated(status: &ContainerStatus, runtime: &str) -> Option<ContainerStateTerminated> {
+    let ContainerState::Exited { code, reason, started_at, finished_at } = status.state else { return None };
+    let reason = match (reason, code) {
+        (ExitReason::OutOfMemory, _) => "OOMKilled",
+        (ExitReason::Lost, _) => "ContainerStatusUnknown",
+        (_, 0) => "Completed",
+        _ => "Error",
+    };
+    Some(ContainerStateTerminated {
+        container_id: Some(container_id(status, runtime)),
+        exit_code: code,
+        reason: Some(reason.into()),
+        started_at: Some(Time(started_at)),
+        finished_at: Some(Time(finished_at)),
+        ..ContainerStateTerminated::default()
+    })
+}
+
+fn waiting(reason: &str, message: String) -> ContainerStateWaiting {
+    ContainerStateWaiting { reason: Some(reason.into()), message: Some(message) }
+}
+
+fn crash_loop(view: &View<'_>, status: &ContainerStatus) -> ContainerStateWaiting {
+    let backoff = status.labels.get(super::decide::BACKOFF_LABEL).map_or("0", |text| text);
+    let metadata = &view.pod.metadata;
+    let message = format!(
+        "back-off {backoff}s restarting failed container={} pod={}_{}({})",
+        status.id.name,
+        metadata.name.as_deref().unwrap_or_default(),
+        metadata.namespace.as_deref().unwrap_or_default(),
+        metadata.uid.as_deref().unwrap_or_default(),
+    );
+    waiting("CrashLoopBackOff", message)
+}
+
+/// The id of a container as the API shows it.
+fn container_id(status: &ContainerStatus, runtime: &str) -> String {
+    format!("{runtime}://{}", status.id)
+}
+
+/// The pod's conditions: the kubelet's own, and those of others as they were.
+fn conditions(
+    view: &View<'_>,
+    spec: &PodSpec,
+    is_final: bool,
+    inits: &[ApiStatus],
+    mains: &[ApiStatus],
+) -> Vec<PodCondition> {
+    let completed = is_final.then_some("PodCompleted");
+    let sandbox = view.sandbox.is_some_and(|sandbox| sandbox.ready) && !is_final;
+    let begun = mains.iter().any(|status| status.container_id.is_some());
+    let waiting_inits = containers(spec).filter(|(role, _)| *role != Role::Main).zip(inits);
+    let initialized = begun
+        || waiting_inits.fold(true, |all, ((role, _), status)| {
+            all && if role == Role::Sidecar { status.started == Some(true) } else { status.ready }
+        });
+    let unready: Vec<_> = mains.iter().filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
+    let containers_ready = unready.is_empty() && !is_final && !view.ending;
+    let message = (!unready.is_empty()).then(|| format!("containers with unready status: [{}]", unready.join(" ")));
+    let before = view.pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    let gates = spec.readiness_gates.iter().flatten().all(|gate| {
+        before.iter().any(|condition| condition.type_ == gate.condition_type && condition.status == "True")
+    });
+    let not_ready = completed.unwrap_or("ContainersNotReady");
+    let own = [
+        ("PodReadyToStartContainers", sandbox, None, None),
+        ("Initialized", initialized, completed.or((!initialized).then_some("ContainersNotInitialized")), None),
+        ("Ready", containers_ready && gates, (!containers_ready).then_some(not_ready), message.clone()),
+        ("ContainersReady", containers_ready, (!containers_ready).then_some(not_ready), message),
+        ("PodScheduled", true, None, None),
+    ];
+    let mut all: Vec<_> = own
+        .into_iter()
+        .map(|(type_, holds, reason, message)| {
+            let status = if holds { "True" } else { "False" };
+            let old = before.iter().find(|condition| condition.type_ == type_);
+            let since = old.filter(|old| old.status == status).and_then(|old| old.last_transition_time.clone());
+            PodCondition {
+                type_: type_.into(),
+                status: status.into(),
+                reason: reason.map(Into::into),
+                message,
+                last_transition_time: since.or(Some(Time(view.now))),
+                observed_generation: view.pod.metadata.generation,
+                ..PodCondition::default()
+            }
+        })
+        .collect();
+    let is_own = |condition: &PodCondition| all.iter().any(|own| own.type_ == condition.type_);
+    let others: Vec<_> = before.iter().filter(|condition| !is_own(condition)).cloned().collect();
+    all.extend(others);
+    all
+}
+
+/// The quality-of-service class: `Guaranteed` if every container's limits are set and are its requests, `BestEffort` if
+/// none asks for anything.
+fn qos_class(spec: &PodSpec) -> &'static str {
+    let mut any = false;
+    let mut guaranteed = true;
+    for (_, container) in containers(spec) {
+        let resources = container.resources.clone().unwrap_or_default();
+        let (requests, limits) = (resources.requests.unwrap_or_default(), resources.limits.unwrap_or_default());
+        for resource in ["cpu", "memory"] {
+            let (request, limit) = (requests.get(resource), limits.get(resource));
+            any |= request.is_some() || limit.is_some();
+            guaranteed &= limit.is_some() && (request.is_none() || request == limit);
+        }
+    }
+    match (any, guaranteed) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, PodStatus};
+    use orchestra_core::clock::Timestamp;
+
+    use super::{NodeFacts, pod_status};
+    use crate::kubelet::decide::{Failure, Memory, View};
+
+    const NODE: NodeFacts<'static> = NodeFacts { runtime: "memory", address: "10.0.0.1" };
+
+    fn pod(phase: Option<&str>) -> Pod {
+        let container = Container { name: "web".into(), ..Container::default() };
+        Pod {
+            spec: Some(PodSpec { containers: vec![container], ..PodSpec::default() }),
+            status: Some(PodStatus { phase: phase.map(Into::into), ..PodStatus::default() }),
+            ..Pod::default()
+        }
+    }
+
+    #[test]
+    fn a_pod_whose_image_cannot_be_had_says_so() {
+        let failure = Failure {
+            reason: "ImagePullBackOff",
+            message: "Back-off pulling image".into(),
+            count: 1,
+            retry_at: Timestamp::UNIX_EPOCH,
+        };
+        let memory = Memory { failures: [("web".into(), failure)].into(), ..Memory::default() };
+        let pod = pod(None);
+        let view = View { pod: &pod, ending: false, sandbox: None, memory: &memory, now: Timestamp::UNIX_EPOCH };
+        let status = pod_status(&view, NODE);
+        assert_eq!(status.phase.as_deref(), Some("Pending"));
+        let waiting = status.container_statuses.expect("one container")[0].state.clone().and_then(|s| s.waiting);
+        assert_eq!(waiting.and_then(|waiting| waiting.reason).as_deref(), Some("ImagePullBackOff"));
+    }
+
+    /// SEMANTICS 52.
+    #[test]
+    fn a_final_phase_stays() {
+        for phase in ["Succeeded", "Failed"] {
+            let (pod, memory) = (pod(Some(phase)), Memory::default());
+            let view = View { pod: &pod, ending: false, sandbox: None, memory: &memory, now: Timestamp::UNIX_EPOCH };
+            assert_eq!(pod_status(&view, NODE).phase.as_deref(), Some(phase));
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! What runs containers on a node.
+//!
+//! A [`ContainerRuntime`](orchestra_core::runtime::ContainerRuntime) runs them: [`MemoryRuntime`] pretends to, for tests
+//! and simulations; [`ProcessRuntime`] makes each a group of plain processes, without root; `DockerRuntime` (feature
+//! `docker`) hands them to a Docker Engine. A [`Kubelet`] runs the pods of its node on any of them.
+
+pub mod address;
+mod hints;
+
+#[cfg(feature = "docker")]
+pub mod docker;
+
+pub mod memory;
+
+#[cfg(target_os = "linux")]
+pub mod process;
+
+pub mod kubelet;
+
+#[cfg(feature = "docker")]
+pub use docker::DockerRuntime;
+pub use kubelet::Kubelet;
+pub use memory::MemoryRuntime;
+#[cfg(target_os = "linux")]
+pub use process::ProcessRuntime;

@@ -1,0 +1,3 @@
+//! Tests of this crate over a whole API server.
+
+mod kubelet;
