@@ -1,0 +1,21 @@
+//! What connects a cluster: the API over TLS, and services to their pods.
+//!
+//! [`pki`] makes the cluster's certificates, [`kubeconfig`] writes the file that a client finds them by, and [`serve`]
+//! serves any `tower::Service` with them; [`dial`] reaches the kubelets of other machines; [`proxy`] brings services to
+//! their pods.
+
+mod private_file;
+
+pub mod pki;
+
+pub mod kubeconfig;
+
+pub mod serve;
+
+pub mod dial;
+
+pub mod publish;
+
+pub mod address;
+
+pub mod proxy;

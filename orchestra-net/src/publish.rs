@@ -1,0 +1,104 @@
+//! One step from an API server to something `kubectl` can use: certificates, a listener, a kubeconfig.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+
+use orchestra_core::{clock::Clock, server::ApiServer};
+
+use crate::{
+    dial::TlsNodeDialer,
+    kubeconfig::Kubeconfig,
+    pki::{self, CertificateAuthority, ClientCertificates, Error, Subject},
+    serve::serve,
+};
+
+/// The name of a cluster in its kubeconfig.
+const CLUSTER: &str = "orchestra";
+
+/// An API server that listens, and whose administrator's kubeconfig is written.
+pub struct Published {
+    /// The server's address, such as `https://127.0.0.1:6443`.
+    pub server: String,
+    /// The administrator's kubeconfig, readable by its owner only.
+    pub kubeconfig: PathBuf,
+    authority: CertificateAuthority,
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+}
+
+impl fmt::Debug for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Published").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+/// Listens at `listen`, with the certificates kept in `dir`, which are made if there are none; writes `dir/kubeconfig`.
+///
+/// # Errors
+///
+/// [`Error::File`] if a file of `dir` can't be used or the address is taken; others if a certificate can't be made.
+pub async fn publish(dir: &Path, listen: SocketAddr, clock: &dyn Clock) -> Result<Published, Error> {
+    let at = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::File { path, source }
+    };
+    let authority = CertificateAuthority::load_or_generate(dir, clock)?;
+    let address = listen.ip().to_string();
+    let names = [address.as_str(), "localhost", "kubernetes.default.svc"];
+    let certificate = authority.issue_server(&Subject::component("kube-apiserver"), &names, clock)?;
+    let tls = pki::server_config(&certificate, authority.certificate_pem(), ClientCertificates::Optional)?;
+    let listener = TcpListener::bind(listen).await.map_err(at(Path::new(&listen.to_string())))?;
+    let server = format!("https://{}", listener.local_addr().map_err(at(dir))?);
+    let mut published = Published { server, kubeconfig: dir.join("kubeconfig"), authority, listener, tls };
+    published.kubeconfig = published.write_kubeconfig(&dir.join("kubeconfig"), &Subject::admin(), clock)?;
+    Ok(published)
+}
+
+impl Published {
+    /// Writes a kubeconfig for `subject`, whom the cluster's authority vouches for, and returns its path.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`].
+    pub fn write_kubeconfig(&self, path: &Path, subject: &Subject, clock: &dyn Clock) -> Result<PathBuf, Error> {
+        let credential = self.authority.issue_client(subject, clock)?;
+        let kubeconfig = Kubeconfig {
+            cluster: CLUSTER,
+            server: &self.server,
+            authority_pem: self.authority.certificate_pem(),
+            user: &subject.user,
+            credential: &credential,
+        };
+        kubeconfig.write(path).map_err(|source| Error::File { path: path.into(), source })?;
+        Ok(path.into())
+    }
+
+    /// Reaches the kubelets of the cluster, as the API server.
+    ///
+    /// # Errors
+    ///
+    /// As [`publish`].
+    pub fn node_dialer(&self, clock: &dyn Clock) -> Result<TlsNodeDialer, Error> {
+        let credential = self.authority.issue_client(&Subject::component("kube-apiserver"), clock)?;
+        Ok(TlsNodeDialer::new(pki::client_config(&credential, self.authority.certificate_pem())?))
+    }
+
+    /// The cluster's authority.
+    #[must_use]
+    pub fn authority(&self) -> &CertificateAuthority {
+        &self.authority
+    }
+
+    /// Serves `api` until dropped.
+    pub async fn serve(self, api: ApiServer) -> Infallible {
+        serve(self.listener, self.tls, api).await
+    }
+}

@@ -1,0 +1,3 @@
+//! The laws of the proxies, over real sockets where they have any.
+
+mod proxy;
