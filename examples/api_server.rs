@@ -1,0 +1,41 @@
+//! An API server alone, over HTTPS: it serves `kubectl`, and waits for the other components.
+//!
+//!     cargo run --example api_server -- --data /tmp/cluster
+//!
+//! prints `serving https://…`, and `export KUBECONFIG=…` for the administrator and for the other components.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+
+use clap::Parser;
+use orchestra_core::{clock::SystemClock, server::ApiServer};
+use orchestra_net::{address::LoopbackPlan, publish::publish};
+use orchestra_store::DurableStore;
+
+/// An API server over HTTPS.
+#[derive(Parser)]
+struct Args {
+    /// Where the cluster's state and certificates are kept.
+    #[arg(long)]
+    data: PathBuf,
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:6443")]
+    listen: SocketAddr,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let Args { data, listen } = Args::parse();
+    let data = std::path::absolute(data)?;
+    let published = publish(&data, listen, &SystemClock).await?;
+    let api = ApiServer::builder(Arc::new(DurableStore::open(data.join("store"))?))
+        .ranges(LoopbackPlan::of(&data).services())
+        .dialer(Arc::new(published.node_dialer(&SystemClock)?))
+        .build();
+    println!("serving {}\nexport KUBECONFIG={}", published.server, published.kubeconfig.display());
+    tokio::select! {
+        biased;
+        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+        never = published.serve(api) => match never {},
+    }
+}

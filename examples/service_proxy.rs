@@ -1,0 +1,25 @@
+//! The service proxy alone: forwards the cluster addresses of Services, for the API that `KUBECONFIG` names.
+//!
+//!     cargo run --example service_proxy
+//!
+//! runs until Ctrl-C. The addresses must be this machine's own, as those of 127.0.0.0/8 are.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use orchestra_core::{informer::Informers, proxy::NodeView};
+use orchestra_net::proxy::{ServiceProxy, UserspaceProxy};
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    let client = kube::Client::try_default().await?;
+    println!("forwarding for {}", client.apiserver_version().await?.git_version);
+    let informers = Informers::new(client);
+    let node = NodeView { name: "node-1".into(), node_port_addresses: vec![Ipv4Addr::LOCALHOST.into()] };
+    let proxy = ServiceProxy::new(&informers, Arc::new(UserspaceProxy::new()), node);
+    tokio::select! {
+        biased;
+        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+        never = proxy.run() => match never {},
+    }
+}

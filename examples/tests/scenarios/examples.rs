@@ -1,0 +1,40 @@
+//! Every example that ends by itself ends as its head says.
+
+use std::process::Command;
+
+use super::process::{example, text};
+
+fn ends_with(name: &str, last: &str) {
+    let output = Command::new(example(name)).output().expect("the example starts");
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{name} failed:\n{stdout}{stderr}");
+    assert!(stdout.trim_end().ends_with(last), "{name} printed:\n{stdout}");
+}
+
+#[test]
+fn quickstart_heals() {
+    ends_with("quickstart", "node-3 2 pods");
+}
+
+#[test]
+fn own_implementations_pass_their_suites() {
+    ends_with("own_proxy", "8 laws hold for HaproxyConfig");
+    ends_with("own_scheduler", "8 laws hold for best-fit");
+}
+
+#[test]
+fn own_runtime_passes_its_suite() {
+    let output = Command::new(example("own_runtime")).output().expect("the example starts");
+    assert!(output.status.success(), "{}{}", text(&output.stdout), text(&output.stderr));
+}
+
+#[test]
+fn an_operator_is_tested_without_a_socket() {
+    ends_with("test_your_operator", "the operator made its config map");
+}
+
+/// The programs that serve until they are stopped, as five processes over HTTPS.
+#[test]
+fn a_cluster_of_separate_processes_rolls_out_a_manifest() {
+    super::process::SeparateCluster::start().rolls_out();
+}
