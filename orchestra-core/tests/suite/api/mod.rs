@@ -1,0 +1,1 @@
+//! What a client of the API server can see: SEMANTICS 21 to 37 and 61 to 76.

@@ -1,0 +1,1 @@
+//! What informers, controllers and the scheduler do to a cluster: SEMANTICS 38 to 50.

@@ -1,0 +1,4 @@
+//! The API server and the loops around it, over the memory store, under paused time.
+
+mod api;
+mod control;
