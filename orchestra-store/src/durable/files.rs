@@ -23,7 +23,7 @@ const DRAFT: &str = "draft";
 pub(super) struct Directory {
     path: PathBuf,
     /// The lock is the operating system's, and so ends with the process, however it ends.
-    _lock: File,
+    lock: File,
 }
 
 impl Directory {
@@ -34,7 +34,7 @@ impl Directory {
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
         let lock = lock.map_err(OpenError::io(&file))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { path: path.to_owned(), lock }),
             Err(TryLockError::WouldBlock) => Err(OpenError::Locked { directory: path.to_owned() }),
             Err(TryLockError::Error(source)) => Err(OpenError::Io { file, source }),
         }
@@ -42,6 +42,16 @@ impl Directory {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+impl Drop for Directory {
+    /// Closing the file alone would leave the lock to a child that another thread has forked and that has not yet
+    /// executed its program.
+    fn drop(&mut self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, directory = %self.path.display(), "can't unlock a store");
+        }
     }
 }
 

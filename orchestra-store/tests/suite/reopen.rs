@@ -83,3 +83,19 @@ fn a_second_opener_is_told_that_the_store_is_open() {
     let second = DurableStore::open(directory.path());
     assert!(matches!(second, Err(OpenError::Locked { directory }) if directory == first.directory()));
 }
+
+/// A process that another thread has forked holds every lock of this one until it executes its program.
+#[tokio::test]
+async fn a_dropped_store_opens_again_while_processes_are_spawned() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let spawner = tokio::task::spawn_blocking(|| {
+        for _ in 0..100 {
+            assert!(std::process::Command::new("true").status().is_ok_and(|status| status.success()));
+        }
+    });
+    while !spawner.is_finished() {
+        drop(open(directory.path()));
+        tokio::task::yield_now().await;
+    }
+    spawner.await.expect("every process ends well");
+}
