@@ -8,7 +8,7 @@ use std::{
     ops::Bound,
 };
 
-use orchestra_core::store::{Change, Check, Entry, Error, Key, Op, Prefix, Result, Revision, Txn};
+use orchestra_core::store::{Change, Entry, Error, Key, Op, Prefix, Result, Revision, Txn};
 
 /// The revision of a store that has never been written to, so that no change is made at it.
 pub(crate) const FIRST: Revision = Revision(1);
@@ -60,14 +60,7 @@ pub(crate) struct Stamp {
 /// [`Error::Conflict`] for the first check, in order, that fails.
 pub(crate) fn stage(txn: Txn, next: Revision, stamp_of: impl Fn(&Key) -> Option<Stamp>) -> Result<Option<Commit>> {
     for check in &txn.checks {
-        let actual = stamp_of(check.key()).map(|stamp| stamp.modified);
-        let expected = match check {
-            Check::Absent(_) => None,
-            Check::Unchanged(_, seen) => Some(*seen),
-        };
-        if actual != expected {
-            return Err(Error::Conflict { key: check.key().clone(), actual });
-        }
+        check.hold(stamp_of(check.key()).map(|stamp| stamp.modified))?;
     }
     let mut changes: Vec<Change> = txn
         .ops

@@ -193,6 +193,19 @@ impl Check {
             Self::Absent(key) | Self::Unchanged(key, _) => key,
         }
     }
+
+    /// Holds the check against the truth: when its key was last written, `None` if it is absent.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Conflict`], if it fails.
+    pub fn hold(&self, actual: Option<Revision>) -> Result<()> {
+        let seen = match self {
+            Self::Absent(_) => None,
+            Self::Unchanged(_, seen) => Some(*seen),
+        };
+        if actual == seen { Ok(()) } else { Err(Error::Conflict { key: self.key().clone(), actual }) }
+    }
 }
 
 /// One write of a [`Txn`].

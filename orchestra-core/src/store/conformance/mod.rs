@@ -173,6 +173,14 @@ macro_rules! store_conformance {
         fn random_transactions_match_a_plain_model() {
             $crate::store::conformance::model::check($open);
         }
+
+        /// Runs every case in turn, for programs that are no tests, and returns how many there are.
+        #[allow(dead_code, reason = "used by programs only")]
+        pub(crate) fn all() -> usize {
+            let cases = [order::all(), reads::all(), limits::all(), watch::all(), compaction::all(), concurrency::all()];
+            $crate::store::conformance::model::check($open);
+            cases.into_iter().sum::<usize>() + 1
+        }
     };
     (@cases $open:expr, $module:ident: [$($case:ident),* $(,)?]) => {
         mod $module {
@@ -184,6 +192,14 @@ macro_rules! store_conformance {
                     $crate::store::conformance::run($open, $crate::store::conformance::$module::$case);
                 }
             )*
+
+            #[allow(dead_code, reason = "used by programs only")]
+            pub(super) fn all() -> usize {
+                let cases: &[fn()] =
+                    &[$(|| $crate::store::conformance::run($open, $crate::store::conformance::$module::$case)),*];
+                cases.iter().for_each(|case| case());
+                cases.len()
+            }
         }
     };
 }
