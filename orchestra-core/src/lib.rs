@@ -9,6 +9,8 @@
 
 pub mod clock;
 pub mod rng;
+#[cfg(feature = "client")]
+mod watermark;
 
 pub mod api;
 pub mod store;

@@ -6,9 +6,10 @@ use std::{
 };
 
 use kube::{Resource, ResourceExt as _};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::ObjectKey;
+use crate::watermark::Watermark;
 
 /// What one subscriber has not looked at yet: each key with the object it saw last.
 #[derive(Debug)]
@@ -44,13 +45,13 @@ struct State<K> {
 #[derive(Debug)]
 pub(super) struct Cache<K> {
     state: Mutex<State<K>>,
-    revision: watch::Sender<u64>,
+    revision: Watermark,
 }
 
 impl<K> Default for Cache<K> {
     fn default() -> Self {
         let state = State { objects: BTreeMap::new(), subscribers: Vec::new() };
-        Self { state: Mutex::new(state), revision: watch::Sender::new(0) }
+        Self { state: Mutex::new(state), revision: Watermark::default() }
     }
 }
 
@@ -65,21 +66,15 @@ impl<K> Cache<K> {
     }
 
     pub(super) fn revision(&self) -> u64 {
-        *self.revision.borrow()
+        self.revision.get()
     }
 
     pub(super) async fn reach(&self, revision: u64) {
-        // The sender lives as long as `self`.
-        let _ = self.revision.subscribe().wait_for(|reached| *reached >= revision).await;
+        self.revision.reach(revision).await;
     }
 
     pub(super) async fn until(&self, shows: impl Fn(&Self) -> bool) {
-        let mut moved = self.revision.subscribe();
-        while !shows(self) {
-            if moved.changed().await.is_err() {
-                return;
-            }
-        }
+        self.revision.until(|| shows(self)).await;
     }
 
     /// A subscription that begins with every object there is.
@@ -144,8 +139,8 @@ impl<K: Resource<DynamicType = ()>> Cache<K> {
 
     /// Notes that everything up to `revision` has been seen.
     pub(super) fn advance(&self, revision: u64) {
-        // Sent even if nothing rose: the objects may have changed.
-        self.revision.send_modify(|reached| *reached = revision.max(*reached));
+        // Even if nothing rises: the objects may have changed.
+        self.revision.raise(revision);
     }
 }
 

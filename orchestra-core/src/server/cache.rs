@@ -13,11 +13,11 @@ use std::{
 use bytes::Bytes;
 use futures::StreamExt as _;
 use serde_json::Value;
-use tokio::sync::watch;
 
 use crate::{
     server::object,
     store::{Batch, Change, Entry, Error, Key, Listing, Prefix, Result, Revision, Store},
+    watermark::Watermark,
 };
 
 /// How many events of each kind are kept for watchers that lag or come back.
@@ -71,13 +71,13 @@ pub(crate) struct View {
 #[derive(Debug)]
 pub(crate) struct WatchCache {
     shelves: Mutex<Shelves>,
-    progress: watch::Sender<Revision>,
+    progress: Watermark,
 }
 
 impl WatchCache {
     pub(crate) fn new() -> Self {
         let shelves = Shelves { by_kind: BTreeMap::new(), floor: Revision(0), revision: Revision(0) };
-        Self { shelves: Mutex::new(shelves), progress: watch::Sender::new(Revision(0)) }
+        Self { shelves: Mutex::new(shelves), progress: Watermark::default() }
     }
 
     /// Follows `store` until dropped.
@@ -103,13 +103,7 @@ impl WatchCache {
 
     /// Waits until the cache has come to `revision`.
     pub(crate) async fn reach(&self, revision: Revision) {
-        // The sender lives as long as `self`.
-        let _ = self.progress.subscribe().wait_for(|progress| *progress >= revision).await;
-    }
-
-    /// How far the cache has come; changes whenever it moves on.
-    pub(crate) fn progress(&self) -> watch::Receiver<Revision> {
-        self.progress.subscribe()
+        self.progress.reach(revision.0).await;
     }
 
     /// What lies under `prefix` of the kind stored as `shelf`.
@@ -177,7 +171,7 @@ impl WatchCache {
         }
         (shelves.floor, shelves.revision) = (listing.revision, listing.revision);
         drop(shelves);
-        self.progress.send_replace(listing.revision);
+        self.progress.raise(listing.revision.0);
     }
 
     fn apply(&self, batch: Batch) {
@@ -198,7 +192,7 @@ impl WatchCache {
         }
         shelves.revision = batch.revision.max(shelves.revision);
         drop(shelves);
-        self.progress.send_replace(batch.revision);
+        self.progress.raise(batch.revision.0);
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelves> {

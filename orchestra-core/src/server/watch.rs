@@ -120,7 +120,6 @@ impl Cursor {
 
     /// The next frame; `None` once the watch is over.
     async fn next(&mut self) -> Option<Bytes> {
-        let mut progress = self.inner.cache.progress();
         loop {
             if let Some(frame) = self.ready.pop_front() {
                 return Some(frame);
@@ -152,9 +151,9 @@ impl Cursor {
                 }
             }
             let wake = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
-            let position = self.position;
+            let next = Revision(self.position.0 + 1);
             // Out of time is no error: the loop looks at the clock again.
-            let _ = timeout_at(wake, progress.wait_for(|progress| *progress > position)).await;
+            let _ = timeout_at(wake, self.inner.cache.reach(next)).await;
         }
     }
 
