@@ -4,7 +4,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::server::{Inner, object::Object, write::CreateError};
+use crate::server::{
+    Inner,
+    error::Result,
+    object::{self, Object, meta},
+    registry::Kind,
+    write::CreateError,
+};
 
 /// The namespaces that exist without anybody's doing.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
@@ -35,9 +41,9 @@ impl Inner {
         object.insert("kind".into(), kind.kind.into());
         let object: Object = object;
         loop {
-            match self.create_object(kind, object.clone(), false).await {
-                Ok(_) | Err(CreateError::Exists) => return,
-                Err(CreateError::Failed(failure)) => {
+            match self.ensure_once(kind, &object).await {
+                Ok(()) => return,
+                Err(failure) => {
                     tracing::warn!(
                         kind = kind.kind,
                         message = failure.status().message,
@@ -46,6 +52,18 @@ impl Inner {
                     tokio::time::sleep(RETRY).await;
                 }
             }
+        }
+    }
+
+    /// Looks first: what is there already holds what it would claim anew, such as an address.
+    async fn ensure_once(&self, kind: &Kind, object: &Object) -> Result<()> {
+        let key = object::key(kind, meta(object, "namespace"), meta(object, "name"))?;
+        if self.store.get(&key).await?.is_some() {
+            return Ok(());
+        }
+        match self.create_object(kind, object.clone(), false).await {
+            Ok(_) | Err(CreateError::Exists) => Ok(()),
+            Err(CreateError::Failed(failure)) => Err(failure),
         }
     }
 }
