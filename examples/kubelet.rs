@@ -11,9 +11,9 @@ use orchestra_core::clock::SystemClock;
 use orchestra_net::{
     address::{LoopbackPlan, POD_ADDRESSES},
     pki::{self, CertificateAuthority, ClientCertificates, Subject},
-    serve::serve,
+    serve::{asked_to_stop, serve},
 };
-use orchestra_runtime::{ProcessRuntime, kubelet::Kubelet};
+use orchestra_runtime::{ProcessRuntime, kubelet::Kubelet, remove_all};
 use tokio::net::TcpListener;
 
 /// A kubelet that runs pods as processes.
@@ -47,10 +47,9 @@ async fn main() -> anyhow::Result<()> {
     println!("{name} serves https://{}", listener.local_addr()?);
     tokio::select! {
         biased;
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        asked = asked_to_stop() => asked?,
         never = serve(listener, tls, kubelet.service()) => match never {},
         never = kubelet.run() => match never {},
     }
-    runtime.shutdown(Duration::from_secs(2)).await?;
-    Ok(())
+    Ok(remove_all(&runtime, Duration::from_secs(2)).await?)
 }

@@ -1,18 +1,125 @@
 //! Applies manifests: creates what is absent, and merges what is there with what the manifest says.
 
-use k8s_openapi::api::apps::v1::Deployment;
+use std::fmt;
+
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
-    Api, Client,
-    api::{DynamicObject, ListParams, Patch, PatchParams, PostParams},
+    Api, Client, ResourceExt as _,
+    api::{DynamicObject, Patch, PatchParams, PostParams},
     core::GroupVersionKind,
     discovery,
 };
+use serde::Deserialize as _;
 use serde_json::Value;
+
+use crate::informer::Informers;
+
+/// What is no trouble, but the way every container starts.
+const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+
+/// How far deployments have come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// How many of their pods are up to date and available.
+    pub available: u64,
+    /// How many there should be.
+    pub wanted: u64,
+    /// Whether any pod is yet to be replaced, or the controller yet to look.
+    pub settled: bool,
+    /// What a pod waits for, if it isn't just starting: its name, and the reason.
+    pub waiting: Option<String>,
+}
+
+impl Progress {
+    /// Whether there is nothing left to do.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.settled && self.available == self.wanted
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} pods available", self.available, self.wanted)?;
+        self.waiting.as_ref().map_or(Ok(()), |waiting| write!(f, "; {waiting}"))
+    }
+}
+
+/// What the deployments of a cluster have come to, given its pods; pure.
+#[must_use]
+pub fn progress<'a>(
+    deployments: impl IntoIterator<Item = &'a Deployment>,
+    pods: impl IntoIterator<Item = &'a Pod>,
+) -> Progress {
+    let count = |number: Option<i32>| u64::try_from(number.unwrap_or(0)).unwrap_or(0);
+    let mut progress = Progress { settled: true, ..Progress::default() };
+    for deployment in deployments {
+        let status = deployment.status.clone().unwrap_or_default();
+        let wanted = u64::try_from(deployment.spec.replicas.unwrap_or(1)).unwrap_or(0);
+        progress.wanted += wanted;
+        progress.available += count(status.available_replicas).min(count(status.updated_replicas)).min(wanted);
+        progress.settled &= status.observed_generation >= deployment.metadata.generation;
+        progress.settled &= status.replicas == status.updated_replicas;
+    }
+    progress.waiting = pods.into_iter().find_map(trouble);
+    progress
+}
+
+/// Why a pod does not start, with its name.
+fn trouble(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let unschedulable = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    let waiting = |statuses: &Option<Vec<_>>| {
+        let states = statuses.iter().flatten();
+        let reasons = states.filter_map(|status: &k8s_openapi::api::core::v1::ContainerStatus| {
+            status.state.as_ref()?.waiting.as_ref()?.reason.clone()
+        });
+        reasons.into_iter().find(|reason| !STARTING.contains(&reason.as_str()))
+    };
+    let reason = unschedulable
+        .and_then(|condition| condition.reason.clone())
+        .or_else(|| waiting(&status.init_container_statuses))
+        .or_else(|| waiting(&status.container_statuses))?;
+    Some(format!("{}: {reason}", pod.name_any()))
+}
+
+/// Waits until every deployment of the cluster is rolled out, and tells of each step on the way.
+pub async fn rolled_out(informers: &Informers, mut tell: impl FnMut(&Progress)) {
+    let (deployments, pods) = (informers.of::<Deployment>(), informers.of::<Pod>());
+    let (mut rolled, mut moved) = (deployments.subscribe(), pods.subscribe());
+    deployments.synced().await;
+    loop {
+        let (all, pods) = (deployments.list(), pods.list());
+        let now = progress(all.iter().map(AsRef::as_ref), pods.iter().map(AsRef::as_ref));
+        tell(&now);
+        if now.is_complete() {
+            return;
+        }
+        tokio::select! {
+            biased;
+            _ = rolled.next() => {}
+            _ = moved.next() => {}
+        }
+    }
+}
 
 /// Why an object of a manifest was not applied.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// It is no YAML.
+    #[error("document {document} of the manifest can't be read")]
+    Unreadable {
+        /// Which one, from 1.
+        document: usize,
+        /// Why, with line and column.
+        #[source]
+        source: serde_yaml_ng::Error,
+    },
     /// It is no object: it lacks a field, or the field is no text.
     #[error("document {document} of the manifest has no {field}")]
     Malformed {
@@ -32,6 +139,16 @@ pub enum Error {
         #[source]
         source: kube::Error,
     },
+}
+
+/// Reads the documents of a manifest in YAML, and so in JSON.
+///
+/// # Errors
+///
+/// [`Error::Unreadable`] for the first that can't be read.
+pub fn parse(text: &str) -> Result<Vec<Value>, Error> {
+    let documents = serde_yaml_ng::Deserializer::from_str(text).map(Value::deserialize).zip(1..);
+    documents.map(|(value, document)| value.map_err(|source| Error::Unreadable { document, source })).collect()
 }
 
 /// Applies the objects in order; one without a namespace goes to `default`, if its kind has namespaces.
@@ -57,17 +174,6 @@ pub async fn apply(client: &Client, objects: impl IntoIterator<Item = Value>) ->
     Ok(())
 }
 
-/// How many pods of all deployments are available, and how many there should be.
-///
-/// # Errors
-///
-/// As the client's.
-pub async fn availability(client: &Client) -> kube::Result<(i32, i32)> {
-    let deployments = Api::<Deployment>::all(client.clone()).list(&ListParams::default()).await?;
-    let available = deployments.iter().filter_map(|deployment| deployment.status.as_ref()?.available_replicas).sum();
-    Ok((available, deployments.iter().filter_map(|deployment| deployment.spec.replicas).sum()))
-}
-
 async fn apply_one(client: &Client, api_version: &str, kind: &str, name: &str, object: Value) -> kube::Result<()> {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
     let (resource, capabilities) = discovery::pinned_kind(client, &GroupVersionKind::gvk(group, version, kind)).await?;
@@ -82,5 +188,64 @@ async fn apply_one(client: &Client, api_version: &str, kind: &str, name: &str, o
             api.patch(name, &PatchParams::default(), &Patch::Merge(object)).await.map(drop)
         }
         created => created.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+    use proptest::prelude::*;
+    use serde_json::{Value, from_value, json};
+
+    use super::{parse, progress};
+
+    fn deployment(generation: i64, replicas: i32, [all, updated, available]: [i32; 3]) -> Deployment {
+        let object = json!({ "metadata": { "generation": generation },
+            "spec": { "replicas": replicas, "selector": {}, "template": {} },
+            "status": { "observedGeneration": 2, "replicas": all, "updatedReplicas": updated,
+                "availableReplicas": available } });
+        from_value(object).expect("a deployment")
+    }
+
+    #[test]
+    fn a_rollout_is_complete_when_the_controller_has_looked_and_nothing_old_is_left() {
+        for (deployment, complete) in [
+            (deployment(2, 3, [3, 3, 3]), true),
+            (deployment(3, 3, [3, 3, 3]), false),
+            (deployment(2, 3, [4, 3, 3]), false),
+            (deployment(2, 3, [3, 3, 2]), false),
+            (deployment(2, 0, [0, 0, 0]), true),
+        ] {
+            assert_eq!(progress([&deployment], []).is_complete(), complete, "{deployment:?}");
+        }
+        assert!(progress([], []).is_complete());
+    }
+
+    #[test]
+    fn a_document_that_is_no_yaml_is_named_by_its_number() {
+        let error = parse("a: 1\n---\nb: [").expect_err("the second is cut off");
+        assert_eq!(error.to_string(), "document 2 of the manifest can't be read");
+        assert_eq!(parse("a: 1\n---\nb: 2\n").expect("two documents").len(), 2);
+        assert!(parse("").expect("no document").iter().all(Value::is_null));
+    }
+
+    #[test]
+    fn a_pod_in_trouble_is_named_with_its_reason() {
+        let pod = |reason: &str| -> Pod {
+            from_value(json!({ "metadata": { "name": "web-0" }, "spec": { "containers": [] }, "status": {
+                "containerStatuses": [{ "name": "web", "image": "", "imageID": "", "ready": false, "restartCount": 0,
+                    "state": { "waiting": { "reason": reason } } }] } }))
+            .expect("a pod")
+        };
+        assert_eq!(progress([], [&pod("ContainerCreating")]).waiting, None);
+        assert_eq!(progress([], [&pod("ImagePullBackOff")]).waiting.as_deref(), Some("web-0: ImagePullBackOff"));
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_are_available_than_wanted(replicas in -1..9_i32, counts in prop::array::uniform3(-1..9_i32)) {
+            let progress = progress([&deployment(2, replicas, counts)], []);
+            prop_assert!(progress.available <= progress.wanted);
+        }
     }
 }

@@ -68,6 +68,25 @@ where
     }
 }
 
+/// Waits until this process is asked to stop: by Ctrl-C, or by the signal that supervisors send.
+///
+/// # Errors
+///
+/// If the operating system does not let the process listen to signals.
+pub async fn asked_to_stop() -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            biased;
+            interrupted = tokio::signal::ctrl_c() => interrupted,
+            _ = terminate.recv() => Ok(()),
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await
+}
+
 async fn connection<S, B>(stream: TcpStream, acceptor: &TlsAcceptor, service: S) -> io::Result<()>
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,

@@ -17,9 +17,12 @@ pub mod process;
 
 pub mod kubelet;
 
+mod removal;
+
 #[cfg(feature = "docker")]
 pub use docker::DockerRuntime;
 pub use kubelet::Kubelet;
 pub use memory::MemoryRuntime;
 #[cfg(target_os = "linux")]
 pub use process::ProcessRuntime;
+pub use removal::remove_all;

@@ -137,21 +137,6 @@ impl ProcessRuntime {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Ends every container, asking first and killing after `grace`, and removes every sandbox.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Unavailable`] if something can't be ended or removed; the rest is.
-    pub async fn shutdown(&self, grace: Duration) -> Result<()> {
-        let sandboxes: Vec<_> = self.shared.lock().sandboxes.values().cloned().collect();
-        let removals = sandboxes.iter().map(|sandbox| async {
-            let _changing = sandbox.changing.lock().await;
-            let stopped = sandbox.stop_all(grace).await;
-            stopped.and_then(|()| self.shared.forget(sandbox))
-        });
-        join_all(removals).await.into_iter().collect()
-    }
-
     fn sandbox(&self, id: &SandboxId) -> Option<Arc<Sandbox>> {
         self.shared.lock().sandboxes.get(id).cloned()
     }

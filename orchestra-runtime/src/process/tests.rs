@@ -42,7 +42,7 @@ impl Fixture for Node {
 
     async fn close(&self) {
         // The case's own runtime has gone with the case.
-        open(self.0.path()).shutdown(Duration::ZERO).await.unwrap();
+        crate::remove_all(&open(self.0.path()), Duration::ZERO).await.unwrap();
     }
 }
 
@@ -90,7 +90,7 @@ async fn a_container_is_told_its_address_and_name() {
     let (node, id) = node(&dir).await;
     node.start_container(&id, &script("echo $POD_IP $HOSTNAME")).await.unwrap();
     assert_eq!(output(&node, &id).await, ["127.201.7.1 web-0"]);
-    node.shutdown(Duration::ZERO).await.unwrap();
+    crate::remove_all(&node, Duration::ZERO).await.unwrap();
 }
 
 /// Kubernetes takes such names from config maps and secrets; shells don't.
@@ -102,7 +102,7 @@ async fn a_variable_may_have_a_dot_in_its_name() {
     let spec = ContainerSpec { command: vec!["env".into()], env: vec![odd], ..script("") };
     node.start_container(&id, &spec).await.unwrap();
     assert!(output(&node, &id).await.contains(&"tls.crt=it's odd".into()));
-    node.shutdown(Duration::ZERO).await.unwrap();
+    crate::remove_all(&node, Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -120,7 +120,7 @@ async fn a_mount_appears_below_the_mount_point() {
     let spec = ContainerSpec { mounts: vec![escaping], ..script("true") };
     let outcome = node.start_container(&ContainerId { attempt: 1, ..id }, &spec).await;
     assert!(matches!(outcome, Err(Error::Invalid(_))));
-    node.shutdown(Duration::ZERO).await.unwrap();
+    crate::remove_all(&node, Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn what_a_process_cannot_have_is_refused_or_told() {
     assert!(!node.capabilities().limits);
     let limits = Resources { cpu_millis: Some(10), memory_bytes: None };
     node.start_container(&id, &ContainerSpec { resources: limits, ..script("true") }).await.unwrap();
-    node.shutdown(Duration::ZERO).await.unwrap();
+    crate::remove_all(&node, Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -151,7 +151,7 @@ async fn grandchildren_end_with_their_container() {
         tokio::task::yield_now().await;
     }
     assert!(!lives(&child));
-    node.shutdown(Duration::ZERO).await.unwrap();
+    crate::remove_all(&node, Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn a_program_killed_from_outside_has_its_signal_as_code() {
     signal(pid, Signal::KILL);
     output(&node, &id).await;
     assert!(matches!(state(&node).await, ContainerState::Exited { code: 137, reason: ExitReason::Ended, .. }));
-    node.shutdown(Duration::ZERO).await.unwrap();
+    crate::remove_all(&node, Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn a_program_does_not_outlive_a_killed_supervisor() {
     signal(supervisor.parse().unwrap(), Signal::KILL);
     output(&node, &id).await;
     assert!(matches!(state(&node).await, ContainerState::Exited { code: 137, reason: ExitReason::Lost, .. }));
-    node.shutdown(Duration::ZERO).await.unwrap();
+    crate::remove_all(&node, Duration::ZERO).await.unwrap();
     assert!(!lives(program));
 }
 
@@ -227,7 +227,7 @@ async fn a_container_survives_the_kill_of_its_kubelet() {
     fs::write(dir.path().join("sandboxes/a/main.0/go"), "").unwrap();
     assert_eq!(output(&node, &id).await, ["before", "after"]);
     assert_eq!(state(&node).await.exit_code(), Some(12));
-    node.shutdown(Duration::ZERO).await.unwrap();
+    crate::remove_all(&node, Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -242,7 +242,7 @@ async fn output_of_a_time_without_a_runtime_is_logged_later() {
     let lines = output(&node, &id).await;
     assert_eq!((lines.len(), lines[0].as_str(), lines[19_999].as_str()), (20_000, "line 1", "line 20000"));
     assert_eq!(state(&node).await.exit_code(), Some(5));
-    node.shutdown(Duration::ZERO).await.unwrap();
+    crate::remove_all(&node, Duration::ZERO).await.unwrap();
 }
 
 #[tokio::test]
@@ -258,5 +258,5 @@ async fn a_command_in_a_terminal_knows_its_size_and_ends_with_its_code() {
     session.stdout.read_to_string(&mut output).await.unwrap();
     assert!(output.contains("43 132"), "{output:?}");
     assert_eq!(session.control.wait().await.unwrap(), 9);
-    node.shutdown(Duration::ZERO).await.unwrap();
+    crate::remove_all(&node, Duration::ZERO).await.unwrap();
 }
