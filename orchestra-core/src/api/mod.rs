@@ -1,6 +1,8 @@
 //! The API model: what objects are, and everything that can be said of one without a server.
 
 #[cfg(feature = "server")]
+pub mod columns;
+#[cfg(feature = "server")]
 pub mod defaults;
 pub mod quantity;
 #[cfg(feature = "server")]
