@@ -20,6 +20,7 @@ mod route;
 mod selection;
 mod service_address;
 mod subresource;
+mod table;
 mod watch;
 mod write;
 
@@ -48,7 +49,7 @@ use crate::{
 use cache::WatchCache;
 use error::{Failure, Result};
 use registry::{Kind, Registry};
-use respond::{Answer, accepts};
+use respond::{Accept, Answer, accepts};
 use route::{Query, Route, Target, verb};
 
 pub use identity::{AUTHENTICATED_GROUP, MASTERS_GROUP, PeerCertificate, UserInfo};
@@ -234,14 +235,18 @@ impl Inner {
     }
 
     async fn answer(self: Arc<Self>, parts: Parts, body: Body) -> Response<Body> {
-        let accept = accepts(&parts.headers);
         let route = Route::parse(&parts.uri);
+        let accept = match &route {
+            Route::Resource(target) if !target.is_raw() => accepts(&parts),
+            // These say themselves what they have.
+            _ => Ok(Accept::ANYTHING),
+        };
         let answer = match accept {
             Ok(accept) => Arc::clone(&self).route(parts, body, route).await.map(|answer| (accept, answer)),
             Err(failure) => Err(failure),
         };
         match answer {
-            Ok((accept, answer)) => respond::render(&self, &accept, answer),
+            Ok((accept, answer)) => respond::render(&self, accept, answer),
             Err(failure) => respond::failure(&failure),
         }
     }

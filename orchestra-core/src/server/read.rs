@@ -69,8 +69,7 @@ impl Inner {
                 break;
             }
         }
-        let include_object = query.value("includeObject").to_owned();
-        Ok(Answer::List { kind_of: KindRef::of(kind), revision: view.revision, items, next, include_object })
+        Ok(Answer::List { kind_of: KindRef::of(kind), revision: view.revision, items, next })
     }
 
     /// The objects to list, as of the revision that the request asks for (SEMANTICS 22).

@@ -8,9 +8,11 @@ use serde_json::Value;
 
 use crate::{
     api::{
+        columns::{Column, Columns, Row},
         schema::{DecodeError, Schema},
         validation::{FieldError, metadata::Scope},
     },
+    clock::Timestamp,
     server::{
         object::Object,
         openapi::{Definition, Served},
@@ -23,31 +25,31 @@ mod strategy;
 pub(crate) use strategy::Strategy;
 
 /// One kind: its names, and what may be said of its objects.
-pub struct Kind {
+pub(crate) struct Kind {
     /// The group; empty for the core group.
-    pub group: &'static str,
+    pub(crate) group: &'static str,
     /// The version.
-    pub version: &'static str,
+    pub(crate) version: &'static str,
     /// The kind, such as `Pod`.
-    pub kind: &'static str,
+    pub(crate) kind: &'static str,
     /// The resource, such as `pods`.
-    pub plural: &'static str,
+    pub(crate) plural: &'static str,
     /// The resource of one object, such as `pod`.
-    pub singular: &'static str,
+    pub(crate) singular: &'static str,
     /// What `kubectl` users type.
-    pub short_names: &'static [&'static str],
+    pub(crate) short_names: &'static [&'static str],
     /// The groups of resources it is in, such as `all`.
-    pub categories: &'static [&'static str],
+    pub(crate) categories: &'static [&'static str],
     /// Whether its objects live in namespaces.
-    pub namespaced: bool,
+    pub(crate) namespaced: bool,
     /// Its subresources, such as `status`.
-    pub subresources: &'static [&'static str],
+    pub(crate) subresources: &'static [&'static str],
     /// The fields a selector may name, beside `metadata.name` and `metadata.namespace`.
-    pub fields: &'static [&'static str],
+    pub(crate) fields: &'static [&'static str],
     /// The first two segments of its keys: group and resource of the kind that stores it.
-    pub storage: (&'static str, &'static str),
+    pub(crate) storage: (&'static str, &'static str),
     /// Whether an update without a resource version is taken.
-    pub unconditional_update: bool,
+    pub(crate) unconditional_update: bool,
     pub(crate) strategy: Strategy,
     model: Box<dyn Model>,
 }
@@ -60,20 +62,17 @@ impl fmt::Debug for Kind {
 
 impl Kind {
     /// The resource with its group, as messages name it: `pods`, `deployments.apps`.
-    #[must_use]
-    pub fn qualified(&self) -> String {
+    pub(crate) fn qualified(&self) -> String {
         if self.group.is_empty() { self.plural.into() } else { format!("{}.{}", self.plural, self.group) }
     }
 
     /// `v1`, `apps/v1`.
-    #[must_use]
-    pub fn api_version(&self) -> String {
+    pub(crate) fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
     }
 
     /// Whether it has a subresource of this name.
-    #[must_use]
-    pub fn has(&self, subresource: &str) -> bool {
+    pub(crate) fn has(&self, subresource: &str) -> bool {
         self.subresources.contains(&subresource)
     }
 
@@ -83,36 +82,19 @@ impl Kind {
     }
 
     /// Whether its objects count the changes of their specs.
-    #[must_use]
-    pub fn has_generation(&self) -> bool {
+    pub(crate) fn has_generation(&self) -> bool {
         self.has("status") && !matches!(self.kind, "Namespace" | "Node" | "Service")
             || self.kind == "PodDisruptionBudget"
     }
 
-    /// The `Table` of some objects.
-    pub(crate) fn table(
-        &self,
-        objects: impl Iterator<Item = Value>,
-        meta: Value,
-        include: &str,
-        now: crate::clock::Timestamp,
-    ) -> Value {
-        let rows: Vec<Value> = objects
-            .map(|object| {
-                let created = object["metadata"]["creationTimestamp"].as_str().and_then(|text| text.parse::<crate::clock::Timestamp>().ok());
-                let age = created.map_or("<unknown>".into(), |created| format!("{}s", now.duration_since(created).as_secs()));
-                let name = object["metadata"]["name"].clone();
-                let shown = match include {
-                    "None" => Value::Null,
-                    "Object" => object,
-                    _ => serde_json::json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] }),
-                };
-                serde_json::json!({ "cells": [name, age], "object": shown })
-            })
-            .collect();
-        serde_json::json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "columnDefinitions": [
-            { "name": "Name", "type": "string", "format": "name", "description": "", "priority": 0 },
-            { "name": "Age", "type": "string", "format": "", "description": "", "priority": 0 } ], "rows": rows })
+    /// What a table of its objects says of the columns, as JSON.
+    pub(crate) fn columns(&self) -> &str {
+        self.model.columns()
+    }
+
+    /// The row of an encoded object. One that does not decode, which no write lets in, has a name and empty cells.
+    pub(crate) fn row(&self, encoded: &[u8], now: Timestamp) -> Row {
+        self.model.row(encoded, now)
     }
 
     /// What the OpenAPI documents say of it.
@@ -153,6 +135,8 @@ impl Kind {
 trait Model: Send + Sync {
     fn definition(&self) -> Definition;
     fn schema(&self) -> &Schema;
+    fn columns(&self) -> &str;
+    fn row(&self, encoded: &[u8], now: Timestamp) -> Row;
     fn default(&self, object: Object) -> Result<Object, serde_json::Error>;
     fn validate(&self, new: &Object, old: Option<&Object>) -> Result<Vec<FieldError>, serde_json::Error>;
 }
@@ -160,6 +144,8 @@ trait Model: Send + Sync {
 /// The functions of one API type.
 struct Typed<T> {
     schema: OnceLock<Schema>,
+    columns: Columns<T>,
+    described: OnceLock<String>,
     default: fn(&mut T),
     validate: fn(&T) -> Vec<FieldError>,
     validate_update: fn(&T, &T) -> Vec<FieldError>,
@@ -172,6 +158,22 @@ impl<T: Serialize + DeserializeOwned + JsonSchema> Model for Typed<T> {
 
     fn schema(&self) -> &Schema {
         self.schema.get_or_init(Schema::of::<T>)
+    }
+
+    fn columns(&self) -> &str {
+        self.described.get_or_init(|| self.columns.describe().to_string())
+    }
+
+    fn row(&self, encoded: &[u8], now: Timestamp) -> Row {
+        match serde_json::from_slice::<T>(encoded) {
+            Ok(object) => (self.columns.row)(&object, now),
+            Err(_) => {
+                let object: Value = serde_json::from_slice(encoded).unwrap_or_default();
+                let name = |column: &Column| (column.format == "name").then(|| object["metadata"]["name"].clone());
+                let cells = self.columns.definitions.iter().map(|column| name(column).unwrap_or_default());
+                Row { cells: cells.collect(), completed: None }
+            }
+        }
     }
 
     fn default(&self, object: Object) -> Result<Object, serde_json::Error> {
@@ -196,23 +198,21 @@ impl<T: Serialize + DeserializeOwned + JsonSchema> Model for Typed<T> {
 
 /// All kinds, in the order in which discovery lists them.
 #[derive(Debug)]
-pub struct Registry(Vec<Kind>);
+pub(crate) struct Registry(Vec<Kind>);
 
 impl Registry {
     /// The built-in kinds.
-    #[must_use]
-    pub fn built_in() -> Self {
+    pub(crate) fn built_in() -> Self {
         Self(rows::rows())
     }
 
     /// The kinds.
-    pub fn iter(&self) -> impl Iterator<Item = &Kind> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Kind> {
         self.0.iter()
     }
 
     /// The kind behind a resource.
-    #[must_use]
-    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Kind> {
+    pub(crate) fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Kind> {
         self.0.iter().find(|kind| kind.group == group && kind.version == version && kind.plural == plural)
     }
 }

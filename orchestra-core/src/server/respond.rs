@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use http::{HeaderValue, Response, StatusCode, header, request::Parts};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use serde_json::{Value, json};
@@ -15,6 +15,8 @@ use crate::{
         error::{Failure, Result},
         object::Object,
         registry::Kind,
+        route::Query,
+        table::{Headings, Include, partial, table},
     },
     store::Revision,
 };
@@ -25,50 +27,74 @@ pub(crate) enum Form {
     /// Whole objects.
     Full,
     /// `meta.k8s.io/v1` `Table`, what `kubectl get` prints.
-    Table,
+    Table(Include),
     /// `meta.k8s.io/v1` `PartialObjectMetadata`.
     Partial,
 }
 
 /// What a client accepts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Accept {
     pub(crate) form: Form,
     /// The aggregated form of discovery.
     pub(crate) aggregated: bool,
 }
 
-/// Reads `Accept` (SEMANTICS 65): the first form that can be had; JSON where protobuf is only preferred.
-pub(crate) fn accepts(headers: &HeaderMap) -> Result<Accept> {
-    let accepted: Vec<&str> = headers
-        .get_all(header::ACCEPT)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|list| list.split(','))
-        .collect();
+impl Accept {
+    /// Whole objects as JSON.
+    pub(crate) const ANYTHING: Self = Self { form: Form::Full, aggregated: false };
+}
+
+/// Reads `Accept` (SEMANTICS 65): the form preferred most of those that can be had; JSON where protobuf is only preferred.
+///
+/// # Errors
+///
+/// 406 if nothing can be had of what is accepted.
+pub(crate) fn accepts(parts: &Parts) -> Result<Accept> {
+    let values = parts.headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut accepted: Vec<_> = values.flat_map(|list| list.split(',')).map(Media::parse).collect();
     if accepted.is_empty() {
-        return Ok(Accept { form: Form::Full, aggregated: false });
+        return Ok(Accept::ANYTHING);
     }
-    for media in accepted {
-        let mut parameters = media.split(';').map(str::trim);
-        let name = parameters.next().unwrap_or_default();
-        // OpenAPI's own media types are for its handler to tell apart.
-        let known = matches!(name, "application/json" | "application/*" | "*/*" | "text/plain");
-        if !known && !name.starts_with("application/com.github.proto-openapi") {
-            continue;
+    accepted.sort_by(|one, other| other.weight.total_cmp(&one.weight));
+    let include = Include::parse(Query::parse(parts.uri.query().unwrap_or_default()).value("includeObject"))?;
+    accepted.iter().find_map(|media| media.can_be_had(include)).ok_or_else(Failure::not_acceptable)
+}
+
+/// One media type of an `Accept` header.
+struct Media<'a> {
+    name: &'a str,
+    parameters: Vec<&'a str>,
+    /// How much it is preferred, from 0, not at all, to 1.
+    weight: f32,
+}
+
+impl<'a> Media<'a> {
+    fn parse(text: &'a str) -> Self {
+        let mut parts = text.split(';').map(str::trim);
+        let name = parts.next().unwrap_or_default();
+        let parameters: Vec<_> = parts.collect();
+        let weight = parameters.iter().find_map(|parameter| parameter.strip_prefix("q=")?.parse().ok());
+        Self { name, parameters, weight: weight.unwrap_or(1.0) }
+    }
+
+    fn can_be_had(&self, include: Include) -> Option<Accept> {
+        if !matches!(self.name, "application/json" | "application/*" | "*/*") || self.weight <= 0.0 {
+            return None;
         }
-        let parameters: Vec<_> = parameters.collect();
-        let is = |wanted: &str| parameters.contains(&wanted);
-        let form = match parameters.iter().find_map(|parameter| parameter.strip_prefix("as=")) {
+        let is = |wanted: &str| self.parameters.contains(&wanted);
+        let of_meta = is("v=v1") && is("g=meta.k8s.io");
+        let form = match self.parameters.iter().find_map(|parameter| parameter.strip_prefix("as=")) {
             None => Form::Full,
-            Some("Table") if is("v=v1") && is("g=meta.k8s.io") => Form::Table,
-            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if is("v=v1") => Form::Partial,
-            Some("APIGroupDiscoveryList") if is("v=v2") => return Ok(Accept { form: Form::Full, aggregated: true }),
-            Some(_) => continue,
+            Some("Table") if of_meta => Form::Table(include),
+            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if of_meta => Form::Partial,
+            Some("APIGroupDiscoveryList") if is("v=v2") && is("g=apidiscovery.k8s.io") => {
+                return Some(Accept { form: Form::Full, aggregated: true });
+            }
+            Some(_) => return None,
         };
-        return Ok(Accept { form, aggregated: false });
+        Some(Accept { form, aggregated: false })
     }
-    Err(Failure::not_acceptable())
 }
 
 /// What a handler found.
@@ -76,7 +102,7 @@ pub(crate) enum Answer {
     /// An object, encoded.
     Object { code: StatusCode, kind_of: Option<KindRef>, encoded: Bytes, warnings: Vec<String> },
     /// Some objects of a kind, encoded, as of one revision.
-    List { kind_of: KindRef, revision: Revision, items: Vec<Bytes>, next: Option<Next>, include_object: String },
+    List { kind_of: KindRef, revision: Revision, items: Vec<Bytes>, next: Option<Next> },
     /// Encoded events, one a frame.
     Watch(futures::stream::BoxStream<'static, Bytes>),
     /// Any JSON.
@@ -103,6 +129,11 @@ impl KindRef {
     pub(crate) fn of(kind: &Kind) -> Self {
         Self { group: kind.group, version: kind.version, plural: kind.plural }
     }
+
+    /// The kind itself.
+    pub(crate) fn find<'a>(&self, inner: &'a Inner) -> &'a Kind {
+        inner.registry.find(self.group, self.version, self.plural).expect("references are to registered kinds")
+    }
 }
 
 impl Answer {
@@ -127,19 +158,15 @@ impl Answer {
     }
 }
 
-pub(crate) fn render(inner: &Inner, accept: &Accept, answer: Answer) -> Response<Body> {
+pub(crate) fn render(inner: &Inner, accept: Accept, answer: Answer) -> Response<Body> {
     match answer {
         Answer::Raw(response) => response,
         Answer::Json(value) => json_response(StatusCode::OK, value.to_string().into()),
         Answer::Watch(events) => stream(events),
         Answer::Object { code, kind_of, encoded, warnings } => {
-            let encoded = match (kind_of, accept.form) {
-                (Some(kind), form) if form != Form::Full => {
-                    let kind =
-                        inner.registry.find(kind.group, kind.version, kind.plural).expect("answers are of known kinds");
-                    transform(inner, kind, form, &encoded, "")
-                }
-                _ => encoded,
+            let encoded = match kind_of {
+                Some(kind) => transform(inner, kind.find(inner), accept.form, &encoded, Headings::Told),
+                None => encoded,
             };
             let mut response = json_response(code, encoded);
             for warning in warnings {
@@ -148,24 +175,19 @@ pub(crate) fn render(inner: &Inner, accept: &Accept, answer: Answer) -> Response
             }
             response
         }
-        Answer::List { kind_of, revision, items, next, include_object } => {
-            let kind = inner
-                .registry
-                .find(kind_of.group, kind_of.version, kind_of.plural)
-                .expect("answers are of known kinds");
+        Answer::List { kind_of, revision, items, next } => {
             let mut meta = json!({ "resourceVersion": revision.0.to_string() });
             if let Some(next) = next {
                 meta["continue"] = next.token.into();
                 meta["remainingItemCount"] = next.remaining.into();
             }
+            let kind = kind_of.find(inner);
             let body = match accept.form {
-                Form::Full => list(kind, &meta, &items),
-                Form::Table => table(inner, kind, meta, &items, &include_object),
+                Form::Full => list(&kind.api_version(), &format!("{}List", kind.kind), &meta, &items),
+                Form::Table(include) => table(kind, &meta, &items, (include, Headings::Told), inner.clock.now()),
                 Form::Partial => {
-                    let items: Vec<Value> = items.iter().map(|item| partial(item)).collect();
-                    let list = json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
-                        "metadata": meta, "items": items });
-                    list.to_string().into()
+                    let items: Vec<_> = items.iter().map(|item| partial(item)).collect();
+                    list("meta.k8s.io/v1", "PartialObjectMetadataList", &meta, &items)
                 }
             };
             json_response(StatusCode::OK, body)
@@ -173,30 +195,21 @@ pub(crate) fn render(inner: &Inner, accept: &Accept, answer: Answer) -> Response
     }
 }
 
-/// One object in another form than the whole.
-pub(crate) fn transform(inner: &Inner, kind: &Kind, form: Form, encoded: &Bytes, include_object: &str) -> Bytes {
+/// One object in the form asked for.
+pub(crate) fn transform(inner: &Inner, kind: &Kind, form: Form, encoded: &Bytes, headings: Headings) -> Bytes {
     match form {
         Form::Full => encoded.clone(),
-        Form::Partial => partial(encoded).to_string().into(),
-        Form::Table => {
+        Form::Partial => partial(encoded),
+        Form::Table(include) => {
             let object: Value = serde_json::from_slice(encoded).unwrap_or_default();
             let meta = json!({ "resourceVersion": object["metadata"]["resourceVersion"] });
-            table(inner, kind, meta, std::slice::from_ref(encoded), include_object)
+            table(kind, &meta, std::slice::from_ref(encoded), (include, headings), inner.clock.now())
         }
     }
 }
 
-fn partial(encoded: &[u8]) -> Value {
-    let object: Value = serde_json::from_slice(encoded).unwrap_or_default();
-    json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] })
-}
-
-fn list(kind: &Kind, meta: &Value, items: &[Bytes]) -> Bytes {
-    let head = format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{meta},\"items\":[",
-        kind.kind,
-        kind.api_version()
-    );
+fn list(api_version: &str, kind: &str, meta: &Value, items: &[Bytes]) -> Bytes {
+    let head = format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{meta},\"items\":[");
     let length = head.len() + items.iter().map(|item| item.len() + 1).sum::<usize>() + 2;
     let mut body = Vec::with_capacity(length);
     body.extend_from_slice(head.as_bytes());
@@ -208,11 +221,6 @@ fn list(kind: &Kind, meta: &Value, items: &[Bytes]) -> Bytes {
     }
     body.extend_from_slice(b"]}");
     body.into()
-}
-
-fn table(inner: &Inner, kind: &Kind, meta: Value, items: &[Bytes], include_object: &str) -> Bytes {
-    let objects = items.iter().filter_map(|item| serde_json::from_slice::<Value>(item).ok());
-    kind.table(objects, meta, include_object, inner.clock.now()).to_string().into()
 }
 
 fn stream(events: impl Stream<Item = Bytes> + Send + 'static) -> Response<Body> {
@@ -249,4 +257,52 @@ pub(crate) fn failure(failure: &Failure) -> Response<Body> {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn accepted(header: &str) -> Option<Accept> {
+        let request = Request::builder().uri("/api/v1/pods?includeObject=Object").header(header::ACCEPT, header);
+        accepts(&request.body(()).expect("a request").into_parts().0).ok()
+    }
+
+    /// SEMANTICS 65.
+    #[test]
+    fn accept_decides_the_form_and_json_stands_in_for_what_cannot_be_had() {
+        let form = |header: &str| accepted(header).map(|accept| accept.form);
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+        for (header, expected) in [
+            ("application/json", Some(Form::Full)),
+            ("*/*", Some(Form::Full)),
+            ("application/vnd.kubernetes.protobuf,application/json", Some(Form::Full)),
+            ("application/vnd.kubernetes.protobuf", None),
+            ("text/html", None),
+            (table, Some(Form::Table(Include::Object))),
+            (
+                &format!("{table},application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json"),
+                Some(Form::Table(Include::Object)),
+            ),
+            ("application/json;as=Table;v=v9;g=meta.k8s.io", None),
+            ("application/json;as=Table;v=v9;g=meta.k8s.io, application/json", Some(Form::Full)),
+            ("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some(Form::Partial)),
+            (&format!("application/json;q=0.5,{table}"), Some(Form::Table(Include::Object))),
+            ("application/json;q=0", None),
+        ] {
+            assert_eq!(form(header), expected, "{header}");
+        }
+        let aggregated = accepted("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+        assert!(aggregated.is_some_and(|accept| accept.aggregated));
+    }
+
+    proptest! {
+        #[test]
+        fn no_accept_header_panics(header in "[ -~]*") {
+            accepted(&header);
+        }
+    }
 }

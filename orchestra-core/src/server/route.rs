@@ -4,7 +4,7 @@ use http::{Method, Uri};
 
 use crate::server::error::{Failure, Result};
 
-/// The query of a request, decoded; the first value of a name counts, but for those that repeat.
+/// The query of a request, decoded; of a name that repeats the first value counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Query(Vec<(String, String)>);
 
@@ -24,10 +24,6 @@ impl Query {
     /// The value of `name`; empty if absent.
     pub(crate) fn value(&self, name: &str) -> &str {
         self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
-    }
-
-    pub(crate) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// Whether `name` is `true`.
@@ -108,6 +104,11 @@ impl Route {
 }
 
 impl Target {
+    /// Whether the answer is no object: a log, or a stream.
+    pub(crate) fn is_raw(&self) -> bool {
+        matches!(self.subresource.as_deref(), Some("log" | "exec" | "attach" | "portforward"))
+    }
+
     fn parse(segments: &[String]) -> Option<Self> {
         let (group, version, rest) = match segments {
             [api, version, rest @ ..] if api == "api" => (String::new(), version, rest),
@@ -183,7 +184,7 @@ mod tests {
         let query = Query::parse("labelSelector=a%3Db%2Cc+in+%28d%29&watch=1&command=a&command=b");
         assert_eq!(query.value("labelSelector"), "a=b,c in (d)");
         assert!(query.flag("watch").expect("a boolean"));
-        assert_eq!(query.values("command").collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(query.value("command"), "a");
     }
 
     proptest! {

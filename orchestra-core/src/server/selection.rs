@@ -35,11 +35,6 @@ impl Selection {
         Ok(Self { labels, fields, name: name.map(str::to_owned) })
     }
 
-    /// Whether the selection is of everything.
-    pub(crate) fn is_everything(&self) -> bool {
-        self.labels.is_empty() && self.fields.is_empty() && self.name.is_none()
-    }
-
     pub(crate) fn matches(&self, item: &Item) -> bool {
         if self.name.as_ref().is_some_and(|name| item.key.segments().last() != Some(name)) {
             return false;

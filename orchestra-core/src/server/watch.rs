@@ -18,6 +18,7 @@ use crate::{
         respond::{Answer, Form, KindRef, accepts, transform},
         route::Target,
         selection::Selection,
+        table::Headings,
     },
     store::{Prefix, Revision},
 };
@@ -37,7 +38,7 @@ struct Cursor {
     prefix: Prefix,
     selection: Selection,
     form: Form,
-    include_object: String,
+    headings: Headings,
     bookmarks: bool,
     /// Everything up to here has been sent or is in `ready`.
     position: Revision,
@@ -70,8 +71,8 @@ impl Inner {
             shelf: kind.shelf(),
             prefix,
             selection,
-            form: accepts(&call.parts.headers)?.form,
-            include_object: query.value("includeObject").to_owned(),
+            form: accepts(&call.parts)?.form,
+            headings: Headings::Told,
             bookmarks: query.flag("allowWatchBookmarks")?,
             position: Revision(0),
             told: Revision(0),
@@ -106,9 +107,11 @@ impl Cursor {
         (self.position, self.told) = (view.revision, view.revision);
         // Without a word about initial events, a watch from "now" or from any revision starts with what is there.
         if streamed_list || !said {
-            for item in view.items.iter().filter(|item| self.selection.matches(item)) {
-                let frame = self.frame("ADDED", &item.encoded);
-                self.ready.push_back(frame);
+            for item in &view.items {
+                if self.selection.matches(item) {
+                    let frame = self.frame("ADDED", &item.encoded);
+                    self.ready.push_back(frame);
+                }
             }
         }
         if streamed_list && self.bookmarks {
@@ -168,7 +171,7 @@ impl Cursor {
     }
 
     /// What an event is to this client: an object that enters its selection is added, one that leaves it is deleted.
-    fn event(&self, event: &Event) -> Option<Bytes> {
+    fn event(&mut self, event: &Event) -> Option<Bytes> {
         let selected = |item: &Option<Arc<Item>>| {
             item.as_ref().filter(|item| self.prefix.contains(&item.key) && self.selection.matches(item)).cloned()
         };
@@ -186,9 +189,10 @@ impl Cursor {
         }
     }
 
-    fn frame(&self, kind_of_event: &str, encoded: &Bytes) -> Bytes {
-        let kind = self.registered();
-        let encoded = transform(&self.inner, kind, self.form, encoded, &self.include_object);
+    /// The first table of a watch says what its columns are, and no other.
+    fn frame(&mut self, kind_of_event: &str, encoded: &Bytes) -> Bytes {
+        let headings = std::mem::replace(&mut self.headings, Headings::LeftOut);
+        let encoded = transform(&self.inner, self.registered(), self.form, encoded, headings);
         let mut frame = Vec::with_capacity(encoded.len() + 32);
         frame.extend_from_slice(b"{\"type\":\"");
         frame.extend_from_slice(kind_of_event.as_bytes());
@@ -204,7 +208,7 @@ impl Cursor {
         meta["resourceVersion"] = self.position.0.to_string().into();
         let object = match self.form {
             Form::Full => json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": meta }),
-            Form::Table => {
+            Form::Table(_) => {
                 json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta, "columnDefinitions": [],
                 "rows": [] })
             }

@@ -321,7 +321,7 @@ impl Inner {
         }
         let items = matching.iter().map(|item| item.encoded.clone()).collect();
         let kind_of = crate::server::respond::KindRef::of(kind);
-        Ok(Answer::List { kind_of, revision: view.revision, items, next: None, include_object: String::new() })
+        Ok(Answer::List { kind_of, revision: view.revision, items, next: None })
     }
 
     /// Deletes an object, or marks it to go once its finalizers, or its kubelet, are done with it (SEMANTICS 28).

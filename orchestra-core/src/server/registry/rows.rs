@@ -22,7 +22,11 @@ use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{Kind, Strategy, Typed};
-use crate::api::{defaults, validation, validation::FieldError};
+use crate::api::{
+    columns::{self, Columns, plain, plain_row},
+    defaults, validation,
+    validation::FieldError,
+};
 
 type Validate<T> = fn(&T) -> Vec<FieldError>;
 type ValidateUpdate<T> = fn(&T, &T) -> Vec<FieldError>;
@@ -33,6 +37,7 @@ fn row<T>(
     singular: &'static str,
     default: fn(&mut T),
     (validate, validate_update): (Validate<T>, ValidateUpdate<T>),
+    columns: Columns<T>,
 ) -> Kind
 where
     T: Resource<Scope: 'static> + Serialize + DeserializeOwned + JsonSchema + 'static,
@@ -52,7 +57,14 @@ where
         storage: (storage_group, plural),
         unconditional_update: true,
         strategy: Strategy::Plain,
-        model: Box::new(Typed { schema: OnceLock::new(), default, validate, validate_update }),
+        model: Box::new(Typed {
+            schema: OnceLock::new(),
+            columns,
+            described: OnceLock::new(),
+            default,
+            validate,
+            validate_update,
+        }),
     }
 }
 
@@ -81,13 +93,14 @@ fn core() -> Vec<Kind> {
                 "namespace",
                 defaults::namespace,
                 (validation::namespace, validation::namespace_update),
+                columns::NAMESPACE,
             )
         },
         Kind {
             short_names: &["no"],
             subresources: &["status"],
             fields: &["spec.unschedulable"],
-            ..row::<Node>("nodes", "node", |_| (), (validation::node, validation::node_update))
+            ..row::<Node>("nodes", "node", |_| (), (validation::node, validation::node_update), columns::NODE)
         },
         Kind {
             strategy: Strategy::Pod,
@@ -113,7 +126,7 @@ fn core() -> Vec<Kind> {
                 "status.podIP",
                 "status.nominatedNodeName",
             ],
-            ..row::<Pod>("pods", "pod", defaults::pod, (validation::pod, validation::pod_update))
+            ..row::<Pod>("pods", "pod", defaults::pod, (validation::pod, validation::pod_update), columns::POD)
         },
         Kind {
             short_names: &["svc"],
@@ -125,6 +138,7 @@ fn core() -> Vec<Kind> {
                 "service",
                 defaults::service,
                 (validation::service, validation::service_update),
+                columns::SERVICE,
             )
         },
         Kind {
@@ -134,6 +148,7 @@ fn core() -> Vec<Kind> {
                 "endpoints",
                 defaults::endpoints,
                 (validation::endpoints, validation::endpoints_update),
+                columns::ENDPOINTS,
             )
         },
         Kind {
@@ -151,7 +166,7 @@ fn core() -> Vec<Kind> {
                 "source",
                 "type",
             ],
-            ..row::<Event>("events", "event", |_| (), (validation::event, validation::event_update))
+            ..row::<Event>("events", "event", |_| (), (validation::event, validation::event_update), columns::EVENT)
         },
         Kind {
             short_names: &["cm"],
@@ -160,11 +175,18 @@ fn core() -> Vec<Kind> {
                 "configmap",
                 |_| (),
                 (validation::config_map, validation::config_map_update),
+                columns::CONFIG_MAP,
             )
         },
         Kind {
             fields: &["type"],
-            ..row::<Secret>("secrets", "secret", defaults::secret, (validation::secret, validation::secret_update))
+            ..row::<Secret>(
+                "secrets",
+                "secret",
+                defaults::secret,
+                (validation::secret, validation::secret_update),
+                columns::SECRET,
+            )
         },
         Kind {
             short_names: &["sa"],
@@ -174,6 +196,7 @@ fn core() -> Vec<Kind> {
                 "serviceaccount",
                 |_| (),
                 (validation::service_account, validation::service_account_update),
+                columns::SERVICE_ACCOUNT,
             )
         },
         Kind {
@@ -186,6 +209,7 @@ fn core() -> Vec<Kind> {
                 "replicationcontroller",
                 defaults::replication_controller,
                 (validation::replication_controller, validation::replication_controller_update),
+                columns::REPLICATION_CONTROLLER,
             )
         },
     ]
@@ -203,6 +227,7 @@ fn workloads() -> Vec<Kind> {
                 "deployment",
                 defaults::deployment,
                 (validation::deployment, validation::deployment_update),
+                columns::DEPLOYMENT,
             )
         },
         Kind {
@@ -215,6 +240,7 @@ fn workloads() -> Vec<Kind> {
                 "replicaset",
                 defaults::replica_set,
                 (validation::replica_set, validation::replica_set_update),
+                columns::REPLICA_SET,
             )
         },
         Kind {
@@ -226,6 +252,7 @@ fn workloads() -> Vec<Kind> {
                 "daemonset",
                 defaults::daemon_set,
                 (validation::daemon_set, validation::daemon_set_update),
+                columns::DAEMON_SET,
             )
         },
         Kind {
@@ -237,6 +264,7 @@ fn workloads() -> Vec<Kind> {
                 "statefulset",
                 defaults::stateful_set,
                 (validation::stateful_set, validation::stateful_set_update),
+                columns::STATEFUL_SET,
             )
         },
         row::<ControllerRevision>(
@@ -244,13 +272,14 @@ fn workloads() -> Vec<Kind> {
             "controllerrevision",
             |_| (),
             (validation::controller_revision, validation::controller_revision_update),
+            columns::CONTROLLER_REVISION,
         ),
         Kind {
             strategy: Strategy::Job,
             categories: &["all"],
             subresources: &["status"],
             fields: &["status.successful"],
-            ..row::<Job>("jobs", "job", defaults::job, (validation::job, validation::job_update))
+            ..row::<Job>("jobs", "job", defaults::job, (validation::job, validation::job_update), columns::JOB)
         },
         Kind {
             short_names: &["cj"],
@@ -261,6 +290,7 @@ fn workloads() -> Vec<Kind> {
                 "cronjob",
                 defaults::cron_job,
                 (validation::cron_job, validation::cron_job_update),
+                columns::CRON_JOB,
             )
         },
     ]
@@ -269,12 +299,13 @@ fn workloads() -> Vec<Kind> {
 /// What the cluster itself needs.
 fn cluster() -> Vec<Kind> {
     vec![
-        row::<Lease>("leases", "lease", |_| (), (validation::lease, validation::lease_update)),
+        row::<Lease>("leases", "lease", |_| (), (validation::lease, validation::lease_update), columns::LEASE),
         row::<EndpointSlice>(
             "endpointslices",
             "endpointslice",
             defaults::endpoint_slice,
             (validation::endpoint_slice, validation::endpoint_slice_update),
+            columns::ENDPOINT_SLICE,
         ),
         Kind {
             short_names: &["pdb"],
@@ -284,6 +315,7 @@ fn cluster() -> Vec<Kind> {
                 "poddisruptionbudget",
                 defaults::pod_disruption_budget,
                 (validation::pod_disruption_budget, validation::pod_disruption_budget_update),
+                columns::POD_DISRUPTION_BUDGET,
             )
         },
         Kind {
@@ -293,6 +325,7 @@ fn cluster() -> Vec<Kind> {
                 "priorityclass",
                 defaults::priority_class,
                 (validation::priority_class, validation::priority_class_update),
+                columns::PRIORITY_CLASS,
             )
         },
         Kind {
@@ -302,26 +335,30 @@ fn cluster() -> Vec<Kind> {
                 "storageclass",
                 defaults::storage_class,
                 (validation::storage_class, validation::storage_class_update),
+                columns::STORAGE_CLASS,
             )
         },
-        row::<Role>("roles", "role", |_| (), (validation::role, validation::role_update)),
+        row::<Role>("roles", "role", |_| (), (validation::role, validation::role_update), plain(plain_row)),
         row::<RoleBinding>(
             "rolebindings",
             "rolebinding",
             defaults::role_binding,
             (validation::role_binding, validation::role_binding_update),
+            columns::ROLE_BINDING,
         ),
         row::<ClusterRole>(
             "clusterroles",
             "clusterrole",
             |_| (),
             (validation::cluster_role, validation::cluster_role_update),
+            plain(plain_row),
         ),
         row::<ClusterRoleBinding>(
             "clusterrolebindings",
             "clusterrolebinding",
             defaults::cluster_role_binding,
             (validation::cluster_role_binding, validation::cluster_role_binding_update),
+            columns::CLUSTER_ROLE_BINDING,
         ),
     ]
 }
