@@ -33,7 +33,8 @@ impl Inner {
             _ => {}
         }
         user.ok_or_else(Failure::unauthorized)?;
-        let aggregated = accepts(&parts.headers)?.aggregated;
+        let discovers = matches!(segments.as_slice(), ["api" | "apis", ..]);
+        let aggregated = discovers && accepts(parts)?.aggregated;
         match segments.as_slice() {
             ["api"] if aggregated => Ok(Answer::Raw(aggregated_response(&self.aggregated(true)))),
             ["apis"] if aggregated => Ok(Answer::Raw(aggregated_response(&self.aggregated(false)))),
@@ -165,11 +166,13 @@ fn aggregated_resource(kind: &Kind) -> Value {
 }
 
 /// The only form in which `kubectl` 1.32 takes version 2 of the document, to which it turns for kinds that version 3 lacks.
-const PROTOBUF_V2: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+const PROTOBUF_V2_ACCEPT: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// Its name in answers, as Kubernetes has it: `@` is no character of a media type, and clients written in Go refuse it.
+const PROTOBUF_V2: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 fn asks_for_protobuf(headers: &http::HeaderMap) -> bool {
     let accept = headers.get(http::header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    accept.contains(PROTOBUF_V2) && !accept.contains("application/json")
+    (accept.contains(PROTOBUF_V2_ACCEPT) || accept.contains(PROTOBUF_V2)) && !accept.contains("application/json")
 }
 
 /// A document that knows no kind: field 1, `swagger`, and nothing else. What version 3 lacks, version 2 would lack too.
