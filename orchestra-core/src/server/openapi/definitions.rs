@@ -3,7 +3,7 @@
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-use super::merge_keys::MERGE_KEYS;
+use super::merge_keys::{self, MERGE_KEYS};
 use super::{Form, Served};
 
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
@@ -29,6 +29,7 @@ pub(super) fn definitions(served: &[&Served], form: Form) -> Map<String, Value> 
         }
     }
     merge_keys(&mut definitions);
+    list_types(&mut definitions);
     any_of_two_types(&mut definitions, form);
     if form == Form::V3 {
         definitions.values_mut().for_each(wrap_references);
@@ -45,6 +46,29 @@ fn merge_keys(definitions: &mut Map<String, Value>) {
             field.insert("x-kubernetes-patch-merge-key".to_owned(), key.into());
         }
         field.insert("x-kubernetes-patch-strategy".to_owned(), row.strategy.into());
+    }
+}
+
+/// How apply takes each list: as a map by the keys of its items, as a set, or as a whole.
+fn list_types(definitions: &mut Map<String, Value>) {
+    for (definition, described) in definitions {
+        let properties = described.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten();
+        for (field, described) in properties {
+            let Some(described) =
+                described.as_object_mut().filter(|described| described.get("type").is_some_and(|of| of == "array"))
+            else {
+                continue;
+            };
+            let list_type = match merge_keys::of(definition, field) {
+                Some(row) if row.key.is_some() => {
+                    described.insert("x-kubernetes-list-map-keys".to_owned(), row.map_keys().into());
+                    "map"
+                }
+                Some(row) if row.strategy == "merge" => "set",
+                _ => "atomic",
+            };
+            described.insert("x-kubernetes-list-type".to_owned(), list_type.into());
+        }
     }
 }
 

@@ -14,6 +14,18 @@ pub struct MergeKey {
     pub strategy: &'static str,
 }
 
+impl MergeKey {
+    /// The fields that tell items apart on apply: the key, and for some lists one more.
+    pub fn map_keys(&self) -> Vec<&'static str> {
+        let second = match (self.field, self.key) {
+            ("ports", _) => Some("protocol"),
+            ("topologySpreadConstraints", _) => Some("whenUnsatisfiable"),
+            _ => None,
+        };
+        self.key.into_iter().chain(second).collect()
+    }
+}
+
 const fn by(definition: &'static str, field: &'static str, key: &'static str) -> MergeKey {
     MergeKey { definition, field, key: Some(key), strategy: "merge" }
 }
