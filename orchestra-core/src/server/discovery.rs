@@ -27,8 +27,9 @@ impl Inner {
             return Err(if user.is_some() { Failure::method_not_allowed() } else { Failure::unauthorized() });
         }
         match segments.as_slice() {
-            ["healthz" | "livez", ..] => return Ok(Answer::Raw(text_response(StatusCode::OK, "ok".into()))),
-            ["readyz", ..] => return self.readyz().await,
+            [endpoint @ ("healthz" | "livez" | "readyz"), check @ ..] => {
+                return self.health(endpoint, check, parts.uri.query().unwrap_or_default()).await;
+            }
             ["version"] => return Ok(Answer::Json(version())),
             _ => {}
         }
@@ -63,11 +64,27 @@ impl Inner {
         }
     }
 
-    async fn readyz(&self) -> Result<Answer> {
-        self.bootstrapped.wait().await;
-        let revision = self.store.revision().await?;
-        self.cache.reach(revision).await;
-        Ok(Answer::Raw(text_response(StatusCode::OK, "ok".into())))
+    /// Answers `/livez` and its like: `ok`, or each check by name if asked. Ready is who has come to the store's revision.
+    async fn health(&self, endpoint: &str, check: &[&str], query: &str) -> Result<Answer> {
+        let checks: &[&str] = if endpoint == "readyz" { &["ping", "store"] } else { &["ping"] };
+        match check {
+            [] => {}
+            [one] if checks.contains(one) => {}
+            _ => return Err(Failure::no_such_path()),
+        }
+        if endpoint == "readyz" && check != ["ping"] {
+            self.bootstrapped.wait().await;
+            let revision = self.store.revision().await?;
+            self.cache.reach(revision).await;
+        }
+        let verbose = query.split('&').any(|pair| pair.split('=').next() == Some("verbose"));
+        let text = if verbose && check.is_empty() {
+            let lines: String = checks.iter().map(|check| format!("[+]{check} ok\n")).collect();
+            format!("{lines}{endpoint} check passed\n")
+        } else {
+            "ok".into()
+        };
+        Ok(Answer::Raw(text_response(StatusCode::OK, text)))
     }
 
     /// Each group with its versions.
