@@ -21,6 +21,7 @@ mod selection;
 mod service_address;
 mod subresource;
 mod table;
+mod view;
 mod watch;
 mod write;
 
@@ -266,7 +267,10 @@ impl Inner {
                 }
                 self.bootstrapped.wait().await;
                 let call = Call { parts, query, user, body };
-                self.resource(kind, &target, call).await
+                match kind.view {
+                    Some(view) => self.viewed(kind, view, &target, call).await,
+                    None => self.resource(kind, &target, call).await,
+                }
             }
         }
     }

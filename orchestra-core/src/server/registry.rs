@@ -16,6 +16,7 @@ use crate::{
     server::{
         object::Object,
         openapi::{Definition, Served},
+        view::View,
     },
 };
 
@@ -51,6 +52,8 @@ pub(crate) struct Kind {
     /// Whether an update without a resource version is taken.
     pub(crate) unconditional_update: bool,
     pub(crate) strategy: Strategy,
+    /// How it shows the objects of another kind, if it stores none itself.
+    pub(crate) view: Option<&'static View>,
     model: Box<dyn Model>,
 }
 

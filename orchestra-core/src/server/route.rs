@@ -26,6 +26,13 @@ impl Query {
         self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
     }
 
+    /// Changes the values of `name`.
+    pub(crate) fn change(&mut self, name: &str, change: impl Fn(&str) -> String) {
+        for (_, value) in self.0.iter_mut().filter(|(key, _)| key == name) {
+            *value = change(value);
+        }
+    }
+
     /// Whether `name` is `true`.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use k8s_openapi::{
             ConfigMap, Endpoints, Event, Namespace, Node, Pod, ReplicationController, Secret, Service, ServiceAccount,
         },
         discovery::v1::EndpointSlice,
+        events,
         policy::v1::PodDisruptionBudget,
         rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
         scheduling::v1::PriorityClass,
@@ -27,6 +28,7 @@ use crate::api::{
     defaults, validation,
     validation::FieldError,
 };
+use crate::server::view;
 
 type Validate<T> = fn(&T) -> Vec<FieldError>;
 type ValidateUpdate<T> = fn(&T, &T) -> Vec<FieldError>;
@@ -57,6 +59,7 @@ where
         storage: (storage_group, plural),
         unconditional_update: true,
         strategy: Strategy::Plain,
+        view: None,
         model: Box::new(Typed {
             schema: OnceLock::new(),
             columns,
@@ -77,6 +80,7 @@ pub(super) fn rows() -> Vec<Kind> {
     let mut rows = core();
     rows.extend(workloads());
     rows.extend(cluster());
+    rows.push(newer_events());
     rows
 }
 
@@ -213,6 +217,22 @@ fn core() -> Vec<Kind> {
             )
         },
     ]
+}
+
+/// The events of the core group under their newer names.
+fn newer_events() -> Kind {
+    Kind {
+        short_names: &["ev"],
+        view: Some(&view::EVENTS),
+        ..row::<events::v1::Event>(
+            "events",
+            "event",
+            |_| (),
+            (|_| Vec::new(), |_, _| Vec::new()),
+            // Tables are made of what is stored.
+            plain(plain_row),
+        )
+    }
 }
 
 /// What runs pods.
