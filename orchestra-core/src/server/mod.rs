@@ -13,6 +13,7 @@ mod node_proxy;
 mod object;
 pub mod openapi;
 mod patch;
+mod protobuf;
 mod read;
 mod registry;
 mod respond;
@@ -266,7 +267,7 @@ impl Inner {
                     return Err(Failure::no_such_path());
                 }
                 self.bootstrapped.wait().await;
-                let call = Call { parts, query, user, body };
+                let call = self.in_json(Call { parts, query, user, body }).await?;
                 match kind.view {
                     Some(view) => self.viewed(kind, view, &target, call).await,
                     None => self.resource(kind, &target, call).await,

@@ -7,6 +7,7 @@ mod build;
 mod conform;
 mod parse;
 mod position;
+mod protobuf;
 #[cfg(test)]
 pub(crate) mod random;
 
@@ -17,6 +18,7 @@ use schemars::JsonSchema;
 pub use conform::DecodeError;
 pub use parse::{DEPTH_MAX, ParseError, parse_strict};
 pub use position::Position;
+pub use protobuf::{Envelope, ProtobufError};
 
 /// How much of a body that is no JSON its error repeats.
 const SHOWN_BYTES_MAX: usize = 30;
