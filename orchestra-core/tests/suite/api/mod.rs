@@ -5,5 +5,6 @@ mod fixture;
 mod discovery;
 mod events;
 mod openapi;
+mod protobuf;
 mod rbac;
 mod tables;
