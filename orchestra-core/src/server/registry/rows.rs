@@ -110,16 +110,7 @@ fn core() -> Vec<Kind> {
             strategy: Strategy::Pod,
             short_names: &["po"],
             categories: &["all"],
-            subresources: &[
-                "attach",
-                "binding",
-                "ephemeralcontainers",
-                "eviction",
-                "exec",
-                "log",
-                "portforward",
-                "status",
-            ],
+            subresources: &["attach", "binding", "eviction", "exec", "log", "status"],
             fields: &[
                 "spec.nodeName",
                 "spec.restartPolicy",
