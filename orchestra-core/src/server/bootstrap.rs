@@ -2,18 +2,30 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use ring::{
+    hmac,
+    rand::{self, SystemRandom},
+};
 use serde_json::{Value, json};
 
-use crate::server::{
-    Inner,
-    error::Result,
-    object::{self, Object, meta},
-    registry::Kind,
-    write::CreateError,
+use crate::{
+    server::{
+        Inner,
+        error::Result,
+        object::{self, Object, meta},
+        registry::Kind,
+        write::CreateError,
+    },
+    store::{self, Key, Txn},
 };
 
 /// The namespaces that exist without anybody's doing.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// Where the key of continue tokens is; no resource is there.
+const TOKEN_KEY: [&str; 3] = ["server", "keys", "continue"];
+/// As long as what it signs with wants it.
+const TOKEN_KEY_BYTES: usize = 32;
 /// What a start waits before it asks an unavailable store again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -31,7 +43,44 @@ impl Inner {
                 "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443 }] },
         });
         self.ensure("", "v1", "services", service).await;
+        self.share_token_key().await;
         self.bootstrapped.set(()).expect("a server starts once");
+    }
+
+    /// Takes the key of continue tokens from the store, so that a client's pages may come from several servers, and after
+    /// a restart; makes one if there is none.
+    async fn share_token_key(&self) {
+        loop {
+            match self.stored_token_key().await {
+                Ok(key) => {
+                    let key = hmac::Key::new(hmac::HMAC_SHA256, &key);
+                    return self.token_key.set(key).expect("a server starts once");
+                }
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "can't share the key of continue tokens");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn stored_token_key(&self) -> Result<Bytes, store::Error> {
+        let at = Key::new(TOKEN_KEY)?;
+        if let Some(entry) = self.store.get(&at).await? {
+            return Ok(entry.value);
+        }
+        let key: [u8; TOKEN_KEY_BYTES] =
+            rand::generate(&SystemRandom::new()).expect("the operating system provides randomness").expose();
+        let key = Bytes::copy_from_slice(&key);
+        match self.store.commit(Txn::create(at.clone(), key.clone())).await {
+            Ok(_) => Ok(key),
+            // Another server was first.
+            Err(store::Error::Conflict { .. }) => {
+                let entry = self.store.get(&at).await?;
+                entry.map(|entry| entry.value).ok_or(store::Error::Unavailable("the key is gone again".into()))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     async fn ensure(&self, group: &str, version: &str, plural: &str, object: Value) {

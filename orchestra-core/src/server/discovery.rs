@@ -10,7 +10,8 @@ use crate::server::{
     error::{Failure, Result},
     openapi,
     registry::Kind,
-    respond::{Answer, accepts, text_response, whole},
+    respond::{Answer, accepts, whole},
+    route::Query,
 };
 
 /// The Kubernetes version whose API types are served.
@@ -28,12 +29,16 @@ impl Inner {
         }
         match segments.as_slice() {
             [endpoint @ ("healthz" | "livez" | "readyz"), check @ ..] => {
-                return self.health(endpoint, check, parts.uri.query().unwrap_or_default()).await;
+                let query = Query::parse(parts.uri.query().unwrap_or_default());
+                return self.health(endpoint, check, &query).await.map(Answer::Raw);
             }
             ["version"] => return Ok(Answer::Json(version())),
             _ => {}
         }
-        user.ok_or_else(Failure::unauthorized)?;
+        let user = user.ok_or_else(Failure::unauthorized)?;
+        if segments == ["metrics"] {
+            return self.metrics(user).map(Answer::Raw);
+        }
         let discovers = matches!(segments.as_slice(), ["api" | "apis", ..]);
         let aggregated = discovers && accepts(parts)?.aggregated;
         match segments.as_slice() {
@@ -62,29 +67,6 @@ impl Inner {
             ["apis", group, version] => self.resources(group, version),
             _ => Err(Failure::no_such_path()),
         }
-    }
-
-    /// Answers `/livez` and its like: `ok`, or each check by name if asked. Ready is who has come to the store's revision.
-    async fn health(&self, endpoint: &str, check: &[&str], query: &str) -> Result<Answer> {
-        let checks: &[&str] = if endpoint == "readyz" { &["ping", "store"] } else { &["ping"] };
-        match check {
-            [] => {}
-            [one] if checks.contains(one) => {}
-            _ => return Err(Failure::no_such_path()),
-        }
-        if endpoint == "readyz" && check != ["ping"] {
-            self.bootstrapped.wait().await;
-            let revision = self.store.revision().await?;
-            self.cache.reach(revision).await;
-        }
-        let verbose = query.split('&').any(|pair| pair.split('=').next() == Some("verbose"));
-        let text = if verbose && check.is_empty() {
-            let lines: String = checks.iter().map(|check| format!("[+]{check} ok\n")).collect();
-            format!("{lines}{endpoint} check passed\n")
-        } else {
-            "ok".into()
-        };
-        Ok(Answer::Raw(text_response(StatusCode::OK, text)))
     }
 
     /// Each group with its versions.

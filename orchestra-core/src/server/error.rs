@@ -90,16 +90,26 @@ impl Failure {
     }
 
     pub(crate) fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Self {
-        let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
-        let list = match texts.as_slice() {
-            [one] => one.clone(),
-            many => format!("[{}]", many.join(", ")),
-        };
         let full = if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) };
-        let message = format!("{full} \"{name}\" is invalid: {list}");
-        let mut failure = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about(kind, name);
+        let mut failure = Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Invalid",
+            format!("{full} \"{name}\" is invalid: {}", joined(errors)),
+        )
+        .about(kind, name);
         let details = failure.0.details.get_or_insert_default();
         details.kind = Some(kind.kind.into());
+        details.causes = Some(errors.iter().map(cause).collect());
+        failure
+    }
+
+    /// What is wrong with the options of a request, such as `ListOptions`.
+    pub(crate) fn invalid_options(options: &str, errors: &[FieldError]) -> Self {
+        let message = format!("{options}.meta.k8s.io \"\" is invalid: {}", joined(errors));
+        let mut failure = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message);
+        let details = failure.0.details.get_or_insert_default();
+        details.group = Some("meta.k8s.io".into());
+        details.kind = Some(options.into());
         details.causes = Some(errors.iter().map(cause).collect());
         failure
     }
@@ -110,6 +120,18 @@ impl Failure {
 
     pub(crate) fn expired(message: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, "Expired", message)
+    }
+
+    /// The 410 for a list that goes on from a snapshot that is gone; `token` goes on with what is there now.
+    pub(crate) fn expired_continue(token: String) -> Self {
+        let mut failure = Self::expired(
+            "The provided continue parameter is too old to display a consistent list result. You can start a new list without \
+             the continue parameter, or use the continue token in this response to retrieve the remainder of the results. \
+             Continuing with the provided token results in an inconsistent list - objects that were created, modified, or \
+             deleted between the time the first chunk was returned and now may show up in the list.",
+        );
+        failure.0.metadata.continue_ = Some(token);
+        failure
     }
 
     pub(crate) fn too_old(asked: Revision, floor: Revision) -> Self {
@@ -140,8 +162,8 @@ impl Failure {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
     }
 
-    pub(crate) fn too_large(limit: usize) -> Self {
-        let message = format!("Request entity too large: limit is {limit}");
+    pub(crate) fn too_large(why: impl std::fmt::Display) -> Self {
+        let message = format!("Request entity too large: {why}");
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
     }
 
@@ -149,6 +171,11 @@ impl Failure {
         let mut failure = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message).retry_after(10);
         failure.0.details.get_or_insert_default().causes = cause.map(|cause| vec![cause]);
         failure
+    }
+
+    pub(crate) fn timeout() -> Self {
+        let message = "Timeout: request did not complete within the allotted timeout";
+        Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
     }
 
     pub(crate) fn unavailable(message: impl Into<String>) -> Self {
@@ -198,9 +225,15 @@ impl From<store::Error> for Failure {
     }
 }
 
+fn joined(errors: &[FieldError]) -> String {
+    let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
+    match texts.as_slice() {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
+    }
+}
+
 fn cause(error: &FieldError) -> StatusCause {
-    // A cause's message is the error without its path.
-    let text = error.to_string();
-    let message = text.strip_prefix(&format!("{}: ", error.path)).unwrap_or(&text).to_owned();
-    StatusCause { field: Some(error.path.clone()), message: Some(message), reason: Some(error.kind.reason().into()) }
+    let reason = error.kind.reason().into();
+    StatusCause { field: Some(error.path.clone()), message: Some(error.body()), reason: Some(reason) }
 }

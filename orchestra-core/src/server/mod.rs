@@ -4,11 +4,15 @@
 //! condition that what it read still stands. There is no socket here: in one process a client is made of the server
 //! itself ([`ApiServer::client`]); over a network it is served by whoever speaks TLS.
 
+mod authorize;
 mod bootstrap;
 mod cache;
 mod discovery;
 mod error;
+mod eviction;
+mod health;
 mod identity;
+mod metrics;
 mod node_proxy;
 mod object;
 pub mod openapi;
@@ -29,18 +33,25 @@ mod write;
 use std::{
     convert::Infallible,
     fmt,
+    panic::AssertUnwindSafe,
     sync::{Arc, Weak},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::{FutureExt as _, future::BoxFuture};
-use http::{Method, Request, Response, request::Parts};
+use http::{Request, Response, request::Parts};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Limited, combinators::UnsyncBoxBody};
-use tokio::sync::SetOnce;
+use ring::hmac;
+use tokio::{
+    sync::SetOnce,
+    time::{Instant, timeout},
+};
 use tokio_util::task::AbortOnDropHandle;
 use tower::Service;
+use tracing::Instrument as _;
 
 use crate::{
     clock::{Clock, SystemClock},
@@ -50,6 +61,7 @@ use crate::{
 
 use cache::WatchCache;
 use error::{Failure, Result};
+use metrics::{Metrics, OneMore, RequestLabels};
 use registry::{Kind, Registry};
 use respond::{Accept, Answer, accepts};
 use route::{Query, Route, Target, verb};
@@ -60,6 +72,8 @@ pub use service_address::AddressRanges;
 
 /// The largest body of a request, in bytes; as Kubernetes has it.
 pub const BODY_BYTES_MAX: usize = 3 << 20;
+/// How long a request may take, in seconds, but for watches, logs and streams; as Kubernetes has it.
+pub const REQUEST_SECONDS_MAX: u64 = 60;
 
 /// The body of a response.
 pub type Body = UnsyncBoxBody<Bytes, BoxError>;
@@ -81,8 +95,13 @@ struct Inner {
     entropy: Entropy,
     dialer: Option<Arc<dyn NodeDialer>>,
     ranges: AddressRanges,
+    metrics: Metrics,
     /// Set once everything is there that every cluster has; requests for resources wait for it.
     bootstrapped: SetOnce<()>,
+    /// What continue tokens are signed with: the same on every server of a store. Set before `bootstrapped`.
+    token_key: SetOnce<hmac::Key>,
+    /// Set once the server is about to stop.
+    draining: SetOnce<()>,
 }
 
 impl fmt::Debug for ApiServer {
@@ -142,7 +161,10 @@ impl Builder {
             entropy: self.entropy.unwrap_or_else(Entropy::from_os),
             dialer: self.dialer,
             ranges: self.ranges,
+            metrics: Metrics::new(),
             bootstrapped: SetOnce::new(),
+            token_key: SetOnce::new(),
+            draining: SetOnce::new(),
         });
         let following = Arc::clone(&inner);
         let follower = tokio::spawn(async move {
@@ -157,6 +179,15 @@ impl ApiServer {
     #[must_use]
     pub fn builder(store: Arc<dyn Store>) -> Builder {
         Builder { store, clock: Arc::new(SystemClock), entropy: None, dialer: None, ranges: AddressRanges::default() }
+    }
+
+    /// Prepares for the end: `/readyz` fails from now on, and watches end as they do when their time is over, with a last
+    /// bookmark if they want any, so that their clients go on elsewhere from where they were (SEMANTICS 37).
+    ///
+    /// Requests are still answered, new ones too. What serves the server is stopped once those under way are done.
+    pub fn drain(&self) {
+        // Twice is no more than once.
+        let _ = self.inner.draining.set(());
     }
 
     /// A client in this process that acts as `user`: no socket, no TLS.
@@ -197,21 +228,27 @@ where
 struct Call {
     parts: Parts,
     query: Query,
+    /// The verb, as RBAC names it.
+    verb: &'static str,
     user: UserInfo,
     body: Body,
+    /// Counts it among the long-running ones while it lasts.
+    counted: Option<OneMore>,
 }
 
 impl Call {
     /// The whole body.
     async fn body(&mut self) -> Result<Bytes> {
         if self.body.size_hint().lower() > BODY_BYTES_MAX as u64 {
-            return Err(Failure::too_large(BODY_BYTES_MAX));
+            return Err(Failure::too_large(format!("limit is {BODY_BYTES_MAX}")));
         }
         let body = std::mem::take(&mut self.body);
         // Boxed, because the compiler can't see through the conversion of its error.
         match Limited::new(body, BODY_BYTES_MAX).collect().boxed().await {
             Ok(collected) => Ok(collected.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(Failure::too_large(BODY_BYTES_MAX)),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+                Err(Failure::too_large(format!("limit is {BODY_BYTES_MAX}")))
+            }
             Err(error) => Err(Failure::bad_request(format!("the body of the request could not be read: {error}"))),
         }
     }
@@ -223,12 +260,23 @@ impl Call {
     }
 
     fn dry_run(&self) -> Result<bool> {
-        match self.query.value("dryRun") {
-            "" => Ok(false),
-            "All" => Ok(true),
-            other => Err(Failure::bad_request(format!("Invalid value: {other:?}: dryRun: supported values: \"All\""))),
-        }
+        write::is_dry_run(self.query.values("dryRun"))
     }
+
+    fn field_validation(&self) -> Result<write::FieldValidation> {
+        write::FieldValidation::parse(self.query.value("fieldValidation"))
+    }
+}
+
+/// A request as it is routed.
+struct Routed {
+    route: Route,
+    query: Query,
+    /// The verb, as RBAC names it.
+    verb: &'static str,
+    labels: RequestLabels,
+    /// Whether it may take as long as it likes.
+    long: bool,
 }
 
 impl Inner {
@@ -236,38 +284,88 @@ impl Inner {
         self.this.upgrade().expect("a method runs on what is alive")
     }
 
-    async fn answer(self: Arc<Self>, parts: Parts, body: Body) -> Response<Body> {
+    fn routed(&self, parts: &Parts) -> Routed {
         let route = Route::parse(&parts.uri);
-        let accept = match &route {
+        let query = Query::parse(parts.uri.query().unwrap_or_default());
+        match &route {
+            Route::Path(_) => {
+                let verb = if parts.method == http::Method::GET { "get" } else { "" };
+                Routed { labels: RequestLabels::of_path(verb), route, query, verb, long: false }
+            }
+            Route::Resource(target) => {
+                let verb = verb(&parts.method, target, &query);
+                let streams = matches!(target.subresource.as_deref(), Some("log" | "exec" | "attach" | "portforward"));
+                let shown = if streams { "connect" } else { verb };
+                let kind = self.registry.find(&target.group, &target.version, &target.plural);
+                let labels = RequestLabels::of(kind, target, shown);
+                Routed { labels, route, query, verb, long: streams || verb == "watch" }
+            }
+        }
+    }
+
+    /// Answers a request, whatever becomes of it: a bug in a handler is one client's 500.
+    async fn answer(self: Arc<Self>, parts: Parts, body: Body) -> Response<Body> {
+        let begun = Instant::now();
+        let routed = self.routed(&parts);
+        let labels = routed.labels;
+        let span = tracing::info_span!("request", method = %parts.method, path = parts.uri.path());
+        let counted = (!routed.long).then(|| self.metrics.begin(&labels));
+        let answer = AssertUnwindSafe(Arc::clone(&self).respond(parts, body, routed)).catch_unwind();
+        let response = answer.instrument(span).await.unwrap_or_else(|_| {
+            tracing::error!("a handler panicked");
+            let message = "This request caused apiserver to panic. Look in the logs for details.";
+            respond::failure(&Failure::internal(message))
+        });
+        drop(counted);
+        self.metrics.answered(&labels, response.status(), begun);
+        response
+    }
+
+    async fn respond(self: Arc<Self>, parts: Parts, body: Body, routed: Routed) -> Response<Body> {
+        let accept = match &routed.route {
             Route::Resource(target) if !target.is_raw() => accepts(&parts),
             // These say themselves what they have.
             _ => Ok(Accept::ANYTHING),
         };
-        let answer = match accept {
-            Ok(accept) => Arc::clone(&self).route(parts, body, route).await.map(|answer| (accept, answer)),
-            Err(failure) => Err(failure),
+        let accept = match accept {
+            Ok(accept) => accept,
+            Err(failure) => return respond::failure(&failure),
+        };
+        let long = routed.long;
+        let answer = Arc::clone(&self).route(parts, body, routed);
+        let answer = if long {
+            answer.await
+        } else {
+            let patience = Duration::from_secs(REQUEST_SECONDS_MAX);
+            timeout(patience, answer).await.unwrap_or_else(|_| Err(Failure::timeout()))
         };
         match answer {
-            Ok((accept, answer)) => respond::render(&self, accept, answer),
+            Ok(answer) => respond::render(&self, accept, answer),
             Err(failure) => respond::failure(&failure),
         }
     }
 
-    async fn route(self: Arc<Self>, parts: Parts, body: Body, route: Route) -> Result<Answer> {
+    async fn route(self: Arc<Self>, parts: Parts, body: Body, routed: Routed) -> Result<Answer> {
         let user = identity::vouched(&parts.extensions);
-        let query = Query::parse(parts.uri.query().unwrap_or_default());
-        match route {
+        match routed.route {
             Route::Path(segments) => self.path(&parts, user.as_ref(), &segments).await,
             Route::Resource(target) => {
                 let user = user.ok_or_else(Failure::unauthorized)?;
-                self.authorize(&user, &parts.method, &target, &query)?;
+                self.authorize(&user, routed.verb, &target, &routed.query).await?;
                 let kind = self.registry.find(&target.group, &target.version, &target.plural);
                 let kind = kind.ok_or_else(Failure::no_such_path)?;
-                if kind.namespaced && target.namespace.is_none() && target.name.is_some() {
+                let misplaced = match (kind.namespaced, &target.namespace) {
+                    (true, None) => target.name.is_some(),
+                    (false, namespace) => namespace.is_some(),
+                    _ => false,
+                };
+                if misplaced {
                     return Err(Failure::no_such_path());
                 }
                 self.bootstrapped.wait().await;
-                let call = self.in_json(Call { parts, query, user, body }).await?;
+                let counted = routed.long.then(|| self.metrics.begin_long(&routed.labels));
+                let call = Call { parts, query: routed.query, verb: routed.verb, user, body, counted };
+                let call = self.in_json(call).await?;
                 match kind.view {
                     Some(view) => self.viewed(kind, view, &target, call).await,
                     None => self.resource(kind, &target, call).await,
@@ -280,40 +378,18 @@ impl Inner {
         if let Some(subresource) = &target.subresource {
             return self.subresource(kind, target, subresource, call).await;
         }
-        let verb = verb(&call.parts.method, target, &call.query);
-        match verb {
-            "get" => self.get(kind, target, &call.query).await,
-            "list" => self.list(kind, target, &call.query).await,
-            "watch" => self.watch(kind, target, call).await,
-            "create" if target.name.is_none() => self.create(kind, target, call).await,
-            "update" => self.update(kind, target, call, write::Part::Spec).await,
-            "patch" => self.patch(kind, target, call, write::Part::Spec).await,
-            "delete" => self.delete(kind, target, call).await,
-            "deletecollection" => self.delete_collection(kind, target, call).await,
+        // What spans namespaces can only be read.
+        let spans = kind.namespaced && target.namespace.is_none();
+        match (call.verb, target.name.is_some()) {
+            ("get", true) => self.get(kind, target, &call.query).await,
+            ("list", false) => self.list(kind, target, &call.query).await,
+            ("watch", _) => self.watch(kind, target, call).await,
+            ("create", false) if !spans => self.create(kind, target, call).await,
+            ("update", true) => self.update(kind, target, call, write::Part::Spec).await,
+            ("patch", true) => self.patch(kind, target, call, write::Part::Spec).await,
+            ("delete", true) => self.delete(kind, target, call).await,
+            ("deletecollection", false) if !spans => self.delete_collection(kind, target, call).await,
             _ => Err(Failure::method_not_allowed()),
         }
-    }
-
-    /// Members of `system:masters` may do everything, the cluster's own components too; nobody else may do anything.
-    fn authorize(&self, user: &UserInfo, method: &Method, target: &Target, query: &Query) -> Result<()> {
-        if user.is_master() || user.name.starts_with("system:kube-") || user.name.starts_with("system:node:") {
-            return Ok(());
-        }
-        let resource =
-            if target.group.is_empty() { target.plural.clone() } else { format!("{}.{}", target.plural, target.group) };
-        let place = match &target.namespace {
-            Some(namespace) => format!("in the namespace \"{namespace}\""),
-            None => "at the cluster scope".into(),
-        };
-        let name = target.name.as_deref().unwrap_or_default();
-        let named = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
-        let message = format!(
-            "{resource}{named} is forbidden: User \"{}\" cannot {} resource \"{}\" in API group \"{}\" {place}",
-            user.name,
-            verb(method, target, query),
-            target.plural,
-            target.group
-        );
-        Err(Failure::forbidden(&target.plural, name, message))
     }
 }

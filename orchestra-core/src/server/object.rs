@@ -1,14 +1,17 @@
 //! Objects as the store keeps them: JSON without a resource version, which is the store's revision and never stored.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     server::{
         error::{Failure, Result},
         registry::Kind,
     },
-    store::{Key, Prefix, Revision},
+    store::{Key, Prefix, Revision, VALUE_BYTES_MAX},
 };
 
 /// A decoded object.
@@ -35,18 +38,83 @@ pub(crate) fn prefix(kind: &Kind, namespace: Option<&str>) -> Result<Prefix> {
 /// Decodes what the store holds, with its resource version.
 pub(crate) fn decode(value: &[u8], revision: Revision) -> Result<Object> {
     let mut object: Object = serde_json::from_slice(value).map_err(Failure::internal)?;
-    meta_mut(&mut object).insert("resourceVersion".into(), revision.0.to_string().into());
+    set_revision(&mut object, revision);
     Ok(object)
 }
 
+/// An object as clients see it, made of what the store holds without decoding more than its outline.
+#[derive(Debug)]
+pub(crate) struct Rendered {
+    /// What came before, and the object after it.
+    pub(crate) buffer: Vec<u8>,
+    /// Where in the object the digits of its resource version are.
+    pub(crate) revision_at: usize,
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// Appends to `buffer` what the store holds, with its resource version; `None` if that is no object.
+pub(crate) fn render(mut buffer: Vec<u8>, value: &[u8], revision: Revision) -> Option<Rendered> {
+    const FIELD: &[u8] = b"\"resourceVersion\":\"";
+    // The digits, a quote and a comma, and what the end of a line takes.
+    const REVISION_BYTES_MAX: usize = 24;
+    let Outline { metadata } = serde_json::from_slice(value).ok()?;
+    let fields: MetadataOutline = serde_json::from_str(metadata.get()).ok()?;
+    let labels = fields.labels.unwrap_or_default();
+    if fields.resource_version.is_some() {
+        // Not written by this server: what it says is of no account (SEMANTICS 61), and may not stand twice.
+        let mut object = decode(value, revision).ok()?;
+        return render(buffer, &encode(&mut object).ok()?, revision);
+    }
+    // The outline borrows from the value, so it is a part of it.
+    let after_brace = metadata.get().as_ptr().addr() - value.as_ptr().addr() + 1;
+    let (head, rest) = value.split_at_checked(after_brace)?;
+    let start = buffer.len();
+    buffer.reserve_exact(value.len() + FIELD.len() + REVISION_BYTES_MAX);
+    buffer.extend_from_slice(head);
+    buffer.extend_from_slice(FIELD);
+    let revision_at = buffer.len() - start;
+    buffer.extend_from_slice(revision.0.to_string().as_bytes());
+    buffer.push(b'"');
+    if rest.trim_ascii_start().first() != Some(&b'}') {
+        buffer.push(b',');
+    }
+    buffer.extend_from_slice(rest);
+    Some(Rendered { buffer, revision_at, labels })
+}
+
+#[derive(Deserialize)]
+struct Outline<'a> {
+    #[serde(borrow)]
+    metadata: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct MetadataOutline {
+    labels: Option<BTreeMap<String, String>>,
+    #[serde(rename = "resourceVersion")]
+    resource_version: Option<IgnoredAny>,
+}
+
 /// Encodes an object for the store, without its resource version.
-pub(crate) fn encode(object: &mut Object) -> Bytes {
+///
+/// # Errors
+///
+/// 413 for an object that no store would take.
+pub(crate) fn encode(object: &mut Object) -> Result<Bytes> {
     let revision = meta_mut(object).remove("resourceVersion");
     let encoded = serde_json::to_vec(object).expect("JSON values encode");
     if let Some(revision) = revision {
         meta_mut(object).insert("resourceVersion".into(), revision);
     }
-    encoded.into()
+    if encoded.len() > VALUE_BYTES_MAX {
+        return Err(Failure::too_large(format!("limit is {VALUE_BYTES_MAX}")));
+    }
+    Ok(encoded.into())
+}
+
+/// Says at which revision an object was written.
+pub(crate) fn set_revision(object: &mut Object, revision: Revision) {
+    meta_mut(object).insert("resourceVersion".into(), revision.0.to_string().into());
 }
 
 /// `metadata`, made if it is absent or no object.
@@ -72,4 +140,26 @@ pub(crate) fn finalizers(object: &Object) -> Vec<&str> {
 /// Whether an object has been asked to go.
 pub(crate) fn is_terminating(object: &Object) -> bool {
     !meta(object, "deletionTimestamp").is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::{Revision, render};
+
+    /// SEMANTICS 61.
+    #[test]
+    fn an_object_shows_the_revision_of_the_store_whatever_it_says_itself() {
+        for metadata in [json!({}), json!({"name": "a", "labels": {"a": "b"}}), json!({"resourceVersion": "9"})] {
+            let value = json!({ "kind": "Pod", "metadata": metadata, "spec": { "metadata": { "x": 1 } } });
+            let rendered = render(b"head".to_vec(), value.to_string().as_bytes(), Revision(41)).expect("an object");
+            let object = rendered.buffer.strip_prefix(b"head").expect("what came before");
+            let mut expected = value.clone();
+            expected["metadata"]["resourceVersion"] = "41".into();
+            assert_eq!(serde_json::from_slice::<Value>(object).expect("JSON"), expected);
+            assert!(object[rendered.revision_at..].starts_with(b"41\""));
+        }
+        assert!(render(Vec::new(), b"default/web", Revision(1)).is_none());
+    }
 }

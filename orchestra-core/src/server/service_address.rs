@@ -10,6 +10,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::{
+    api::validation::{FieldError, Path},
     server::{
         Inner,
         error::{Failure, Result},
@@ -56,6 +57,30 @@ impl AddressRanges {
         Ipv4Addr::from(u32::from(self.network) + host)
     }
 
+    /// What of a Service lies outside.
+    fn check(&self, service: &Object) -> Vec<FieldError> {
+        let path = Path::root("spec");
+        let mut errors = Vec::new();
+        let address = address_of(service);
+        if let Some(address) = address.filter(|text| !text.parse().is_ok_and(|address| self.contains(address))) {
+            let detail = format!(
+                "failed to allocate IP {address}: the provided IP ({address}) is not in the valid range. The range of valid \
+                 IPs is {}/{}",
+                self.network, self.prefix_bits
+            );
+            errors.push(FieldError::invalid(&path.field("clusterIPs"), [address], detail));
+        }
+        for (index, port) in node_ports(service) {
+            if !u16::try_from(port).is_ok_and(|port| self.node_ports.contains(&port)) {
+                let (first, last) = (self.node_ports.start(), self.node_ports.end());
+                let detail =
+                    format!("provided port is not in the valid range. The range of valid ports is {first}-{last}");
+                errors.push(FieldError::invalid(&path.field("ports").index(index).field("nodePort"), port, detail));
+            }
+        }
+        errors
+    }
+
     fn contains(&self, address: IpAddr) -> bool {
         let IpAddr::V4(address) = address else { return false };
         u32::from(address).checked_sub(u32::from(self.network)).is_some_and(|host| (1..=self.hosts()).contains(&host))
@@ -74,8 +99,13 @@ impl Inner {
         if kind.kind != "Service" {
             return Ok(());
         }
-        let owner = format!("{}/{}", meta(new, "namespace"), meta(new, "name"));
+        let name = meta(new, "name").to_owned();
+        let owner = format!("{}/{name}", meta(new, "namespace"));
         let held = old.map(claims).unwrap_or_default();
+        let errors = self.ranges.check(new);
+        if !errors.is_empty() {
+            return Err(Failure::invalid(kind, &name, &errors));
+        }
         self.fill_cluster_address(new).await?;
         self.fill_node_ports(new).await?;
         let wanted = claims(new);
@@ -83,8 +113,7 @@ impl Inner {
         for claim in &taken {
             let key = claim_key(claim)?;
             if self.store.get(&key).await?.is_some() {
-                let why = format!("spec.{claim}: Invalid value: provided address or port is already allocated");
-                return Err(Failure::conflict(kind, meta(new, "name"), &why));
+                return Err(Failure::invalid(kind, &name, &[taken_by_another(new, claim)]));
             }
             txn.checks.push(Check::Absent(key.clone()));
             txn.ops.push(Op::Put(key, Bytes::from(owner.clone())));
@@ -123,11 +152,6 @@ impl Inner {
         let mut address = text("clusterIP");
         if address.is_empty() {
             address = self.free_address().await?.to_string();
-        } else if address != "None" && !address.parse().is_ok_and(|address| self.ranges.contains(address)) {
-            return Err(Failure::bad_request(format!(
-                "spec.clusterIPs: Invalid value: [\"{address}\"]: failed to allocate IP {address}: the provided network does not \
-                 match the current range"
-            )));
         }
         spec.insert("clusterIP".into(), address.as_str().into());
         spec.insert("clusterIPs".into(), vec![address].into());
@@ -175,17 +199,81 @@ impl Inner {
     }
 }
 
+/// Lets a Service that is being updated keep what it was given and doesn't mention, and give up what its new type has no
+/// use for.
+pub(crate) fn keep_allocated(kind: &Kind, new: &mut Object, old: &Object) {
+    if kind.kind != "Service" {
+        return;
+    }
+    let (Some(Value::Object(new)), Some(Value::Object(old))) = (new.get_mut("spec"), old.get("spec")) else { return };
+    let kind_of = |spec: &Object| spec.get("type").and_then(Value::as_str).unwrap_or("ClusterIP").to_owned();
+    let (kind_of_new, kind_of_old) = (kind_of(new), kind_of(old));
+    let has_address = |kind_of: &str| kind_of != "ExternalName";
+    let has_node_ports = |kind_of: &str| matches!(kind_of, "NodePort" | "LoadBalancer");
+    let is_unset = |value: Option<&Value>| value.is_none_or(|value| value.is_null() || value == "" || value == 0);
+    if has_address(&kind_of_old) && has_address(&kind_of_new) {
+        if is_unset(new.get("clusterIP")) && new.get("clusterIPs").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+            new.extend(
+                ["clusterIP", "clusterIPs"].iter().filter_map(|at| Some((at.to_string(), old.get(*at)?.clone()))),
+            );
+        }
+    } else if has_address(&kind_of_old) && new.get("clusterIP") == old.get("clusterIP") {
+        new.retain(|field, _| !matches!(field.as_str(), "clusterIP" | "clusterIPs" | "ipFamilies" | "ipFamilyPolicy"));
+    }
+    let old_ports = old.get("ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    for port in new.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
+        let protocol = |port: &Value| port["protocol"].as_str().unwrap_or("TCP").to_owned();
+        let same = |old: &&Value| old["port"] == port["port"] && protocol(old) == protocol(port);
+        let given = old_ports.iter().find(same).map(|old| old["nodePort"].clone()).unwrap_or_default();
+        if has_node_ports(&kind_of_old) && has_node_ports(&kind_of_new) && is_unset(port.get("nodePort")) {
+            if let (false, Some(port)) = (given.is_null(), port.as_object_mut()) {
+                port.insert("nodePort".into(), given);
+            }
+        } else if has_node_ports(&kind_of_old)
+            && !has_node_ports(&kind_of_new)
+            && port.get("nodePort") == Some(&given)
+            && let Some(port) = port.as_object_mut()
+        {
+            port.remove("nodePort");
+        }
+    }
+}
+
 /// What a Service holds: `clusterIP/127.96.0.7`, `nodePort/30080`.
 fn claims(service: &Object) -> Vec<String> {
-    let Some(spec) = service.get("spec") else { return Vec::new() };
-    let address = spec.get("clusterIP").and_then(Value::as_str).filter(|address| !matches!(*address, "" | "None"));
-    let ports = spec.get("ports").and_then(Value::as_array).into_iter().flatten();
-    let ports = ports.filter_map(|port| port.get("nodePort").and_then(Value::as_u64).filter(|port| *port != 0));
-    let mut claims: Vec<_> = ports.map(|port| format!("nodePort/{port}")).collect();
-    claims.extend(address.map(|address| format!("clusterIP/{address}")));
+    let mut claims: Vec<_> = node_ports(service).map(|(_, port)| format!("nodePort/{port}")).collect();
+    claims.extend(address_of(service).map(|address| format!("clusterIP/{address}")));
     claims.sort();
     claims.dedup();
     claims
+}
+
+fn address_of(service: &Object) -> Option<&str> {
+    let address = service.get("spec")?.get("clusterIP")?.as_str()?;
+    (!matches!(address, "" | "None")).then_some(address)
+}
+
+/// The node ports of a Service, each with the index of its port.
+fn node_ports(service: &Object) -> impl Iterator<Item = (usize, u64)> {
+    let ports = service.get("spec").and_then(|spec| spec.get("ports")).and_then(Value::as_array);
+    let ports = ports.into_iter().flatten().enumerate();
+    ports.filter_map(|(index, port)| Some((index, port.get("nodePort")?.as_u64().filter(|port| *port != 0)?)))
+}
+
+fn taken_by_another(service: &Object, claim: &str) -> FieldError {
+    let path = Path::root("spec");
+    let ported = |(_, port): &(usize, u64)| format!("nodePort/{port}") == claim;
+    match node_ports(service).find(ported) {
+        Some((index, port)) => {
+            let path = path.field("ports");
+            FieldError::invalid(&path.index(index).field("nodePort"), port, "provided port is already allocated")
+        }
+        None => {
+            let address = address_of(service).unwrap_or_default();
+            let detail = format!("failed to allocate IP {address}: provided IP is already allocated");
+            FieldError::invalid(&path.field("clusterIPs"), [address], detail)
+        }
+    }
 }
 
 /// What is in `these` but not in `those`.

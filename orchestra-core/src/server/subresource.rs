@@ -1,21 +1,25 @@
 //! Subresources: status, scale, binding, eviction, finalize, token, and what goes to the node.
 
 use http::{Method, StatusCode};
-use k8s_openapi::api::{
-    authentication::v1::TokenRequest, autoscaling::v1::Scale, core::v1::Binding, policy::v1::Eviction,
+use k8s_openapi::{
+    api::{authentication::v1::TokenRequest, autoscaling::v1::Scale, core::v1::Binding},
+    apimachinery::pkg::apis::meta::v1::LabelSelector as LabelSelectorFields,
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::server::{
-    Call, Inner,
-    error::{Failure, Result},
-    object::{self, Object, is_terminating, meta, meta_mut},
-    patch,
-    registry::Kind,
-    respond::Answer,
-    route::Target,
-    write::{Part, now_text},
+use crate::{
+    api::selector::LabelSelector,
+    server::{
+        Call, Inner,
+        error::{Failure, Result},
+        object::{self, Object, is_terminating, meta, meta_mut},
+        patch,
+        registry::Kind,
+        respond::{Answer, json_response},
+        route::Target,
+        write::{Part, check_seen, check_uid, now_text},
+    },
 };
 
 impl Inner {
@@ -45,7 +49,7 @@ impl Inner {
         }
     }
 
-    async fn current(&self, kind: &Kind, target: &Target) -> Result<Object> {
+    pub(super) async fn current(&self, kind: &Kind, target: &Target) -> Result<Object> {
         let name = target.name.as_deref().unwrap_or_default();
         let key = object::key(kind, target.namespace.as_deref().unwrap_or_default(), name)?;
         let entry = self.store.get(&key).await?.ok_or_else(|| Failure::not_found(kind, name))?;
@@ -59,23 +63,25 @@ impl Inner {
     async fn set_scale(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
         let body = call.body().await?;
         let patching = call.parts.method == Method::PATCH;
-        let content_type = call.content_type();
         let dry_run = call.dry_run()?;
         let name = target.name.clone().unwrap_or_default();
+        let patch = if patching { Some(patch::parse(&call.content_type(), &body)?.0) } else { None };
         let change = |old: &Object| {
-            let scale: Scale = if patching {
-                let patched = patch::parse(&content_type, &body)?.apply(kind, scale_of(old))?;
-                decode(patched.to_string().as_bytes())?
-            } else {
-                decode(&body)?
+            let scale: Scale = match &patch {
+                Some(patch) => decode(patch.apply(kind, scale_of(old))?.to_string().as_bytes())?,
+                None => decode(&body)?,
             };
-            let seen = scale.metadata.resource_version.as_deref().unwrap_or_default();
-            if !seen.is_empty() && seen != meta(old, "resourceVersion") {
-                return Err(Failure::modified(kind, &name));
+            if scale.metadata.name.as_ref().is_some_and(|given| !given.is_empty() && *given != name) {
+                let given = scale.metadata.name.unwrap_or_default();
+                let message = format!("the name of the object ({given}) does not match the name on the URL ({name})");
+                return Err(Failure::bad_request(message));
             }
+            check_uid(kind, old, scale.metadata.uid.as_deref().unwrap_or_default())?;
+            let seen = scale.metadata.resource_version.as_deref().unwrap_or_default();
+            check_seen(kind, &name, seen, old)?;
             let replicas = scale.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(0);
             let mut new = old.clone();
-            new.entry("spec").or_insert_with(|| json!({}))["replicas"] = replicas.into();
+            field_of(&mut new, "spec").insert("replicas".into(), replicas.into());
             Ok(new)
         };
         let written = self.modify(kind, target, Part::Spec, dry_run, false, change).await?;
@@ -85,15 +91,18 @@ impl Inner {
     /// Replaces a namespace's own finalizers; without any, and with nothing else to wait for, it is gone.
     async fn finalize(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
         let body = call.body().await?;
-        let given: Value = decode(&body)?;
-        let held = given["spec"]["finalizers"].as_array().cloned().unwrap_or_default();
-        let written = self
-            .modify(kind, target, Part::Finalize, false, false, |old| {
-                let mut new = old.clone();
-                new.entry("spec").or_insert_with(|| json!({}))["finalizers"] = held.clone().into();
-                Ok(new)
-            })
-            .await?;
+        let (given, _) = self.read_body(kind, &call, &body)?;
+        let dry_run = call.dry_run()?;
+        let name = target.name.clone().unwrap_or_default();
+        let held = given.get("spec").and_then(|spec| spec.get("finalizers")).cloned().unwrap_or_else(|| json!([]));
+        let change = |old: &Object| {
+            check_uid(kind, old, meta(&given, "uid"))?;
+            check_seen(kind, &name, meta(&given, "resourceVersion"), old)?;
+            let mut new = old.clone();
+            field_of(&mut new, "spec").insert("finalizers".into(), held.clone());
+            Ok(new)
+        };
+        let written = self.modify(kind, target, Part::Finalize, dry_run, false, change).await?;
         Ok(Answer::object(kind, &written))
     }
 
@@ -103,34 +112,35 @@ impl Inner {
         let binding: Binding = decode(&body)?;
         let node = binding.target.name.clone().unwrap_or_default();
         let name = target.name.clone().unwrap_or_default();
+        if binding.metadata.name.as_deref().is_some_and(|given| !given.is_empty() && given != name) {
+            return Err(Failure::bad_request("name in URL does not match name in Binding object"));
+        }
         if node.is_empty() {
-            return Err(Failure::bad_request("Binding \"\" is invalid: target.name: Required value"));
+            return Err(Failure::unprocessable("Binding \"\" is invalid: target.name: Required value"));
+        }
+        if !matches!(binding.target.kind.as_deref(), None | Some("" | "Node")) {
+            let message =
+                "Binding \"\" is invalid: target.kind: Unsupported value: supported values: \"Node\", \"<empty>\"";
+            return Err(Failure::unprocessable(message));
         }
         let now = now_text(self.clock.now());
         let dry_run = call.dry_run()?;
         let wanted_uid = binding.metadata.uid.unwrap_or_default();
         self.modify(kind, target, Part::Binding, dry_run, false, |old| {
-            if !wanted_uid.is_empty() && wanted_uid != meta(old, "uid") {
-                let why = format!(
-                    "Precondition failed: UID in precondition: {wanted_uid}, UID in object meta: {}",
-                    meta(old, "uid")
-                );
-                return Err(Failure::conflict(kind, &name, &why));
-            }
+            let refuse = |why: String| Err(Failure::conflict(kind, &name, &why));
+            check_uid(kind, old, &wanted_uid)?;
             if is_terminating(old) {
-                return Err(Failure::conflict(
-                    kind,
-                    &name,
-                    &format!("pod {name} is being deleted, cannot be assigned to a host"),
-                ));
+                return refuse(format!("pod {name} is being deleted, cannot be assigned to a host"));
+            }
+            let spec = old.get("spec").cloned().unwrap_or_default();
+            if let Some(bound) = spec["nodeName"].as_str().filter(|bound| !bound.is_empty()) {
+                return refuse(format!("pod {name} is already assigned to node \"{bound}\""));
+            }
+            if spec["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
+                return refuse(format!("pod {name} has non-empty .spec.schedulingGates"));
             }
             let mut new = old.clone();
-            let bound = new["spec"]["nodeName"].as_str().unwrap_or_default();
-            if !bound.is_empty() {
-                let why = format!("pod {name} is already assigned to node \"{bound}\"");
-                return Err(Failure::conflict(kind, &name, &why));
-            }
-            new["spec"]["nodeName"] = node.as_str().into();
+            field_of(&mut new, "spec").insert("nodeName".into(), node.as_str().into());
             let condition =
                 json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now });
             set_condition(&mut new, condition);
@@ -141,94 +151,7 @@ impl Inner {
             Ok(new)
         })
         .await?;
-        Ok(Answer::Raw(crate::server::respond::json_response(
-            StatusCode::CREATED,
-            json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 })
-                .to_string()
-                .into(),
-        )))
-    }
-
-    /// Deletes a pod as its disruption budgets allow (SEMANTICS 72).
-    async fn evict(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
-        let body = call.body().await?;
-        let eviction: Eviction = decode(&body)?;
-        let pod = self.current(kind, target).await?;
-        let name = target.name.clone().unwrap_or_default();
-        let options = eviction.delete_options.unwrap_or_default();
-        let dry_run = call.dry_run()? || options.dry_run.as_ref().is_some_and(|all| !all.is_empty());
-        let over =
-            matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed" | "Pending")) || is_terminating(&pod);
-        if !over {
-            self.spend_budget(&pod, dry_run).await?;
-        }
-        self.delete_object(kind, target.namespace.as_deref().unwrap_or_default(), &name, &options, dry_run).await?;
-        Ok(Answer::Raw(crate::server::respond::json_response(
-            StatusCode::CREATED,
-            json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 })
-                .to_string()
-                .into(),
-        )))
-    }
-
-    /// Takes one disruption off the budget that selects `pod`.
-    async fn spend_budget(&self, pod: &Object, dry_run: bool) -> Result<()> {
-        use crate::api::selector::LabelSelector;
-        use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-
-        let budgets = self.registry.find("policy", "v1", "poddisruptionbudgets").expect("built in");
-        let listing = self.store.list(&object::prefix(budgets, Some(meta(pod, "namespace")))?).await?;
-        let labels: std::collections::BTreeMap<String, String> = pod["metadata"]
-            .get("labels")
-            .and_then(|labels| serde_json::from_value(labels.clone()).ok())
-            .unwrap_or_default();
-        for entry in listing.entries {
-            let budget: PodDisruptionBudget = decode(&entry.value)?;
-            let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-            let Some(Ok(selector)) = selector.map(LabelSelector::try_from) else { continue };
-            if !selector.matches(&labels) {
-                continue;
-            }
-            let name = budget.metadata.name.clone().unwrap_or_default();
-            let allowed = budget.status.as_ref().and_then(|status| status.disruptions_allowed).unwrap_or(0);
-            if allowed < 1 {
-                let status = budget.status.unwrap_or_default();
-                let message = format!(
-                    "The disruption budget {name} needs {} healthy pods and has {} currently",
-                    status.desired_healthy.unwrap_or(0),
-                    status.current_healthy.unwrap_or(0)
-                );
-                return Err(Failure::too_many_requests(
-                    "Cannot evict pod as it would violate the pod's disruption budget.",
-                    None,
-                )
-                .because("DisruptionBudget", &message));
-            }
-            let target = Target {
-                group: "policy".into(),
-                version: "v1".into(),
-                plural: "poddisruptionbudgets".into(),
-                namespace: Some(meta(pod, "namespace").into()),
-                name: Some(name),
-                subresource: None,
-            };
-            let now = now_text(self.clock.now());
-            self.modify(budgets, &target, Part::Status, dry_run, false, |old| {
-                let mut new = old.clone();
-                let allowed = new["status"]["disruptionsAllowed"].as_i64().unwrap_or(0);
-                if allowed < 1 {
-                    return Err(Failure::too_many_requests(
-                        "Cannot evict pod as it would violate the pod's disruption budget.",
-                        None,
-                    ));
-                }
-                new["status"]["disruptionsAllowed"] = (allowed - 1).into();
-                new["status"]["disruptedPods"][meta(pod, "name")] = now.as_str().into();
-                Ok(new)
-            })
-            .await?;
-        }
-        Ok(())
+        Ok(created_status())
     }
 
     async fn token(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
@@ -240,15 +163,36 @@ impl Inner {
     }
 }
 
-fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
+/// The answer to what creates nothing to show.
+pub(super) fn created_status() -> Answer {
+    let status = json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 });
+    Answer::Raw(json_response(StatusCode::CREATED, status.to_string().into()))
+}
+
+pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     serde_json::from_slice(body)
         .map_err(|error| Failure::bad_request(format!("the body of the request is malformed: {error}")))
 }
 
+/// A field that is an object, made if it is absent or no object.
+fn field_of<'a>(object: &'a mut Object, name: &str) -> &'a mut Object {
+    let field = object.entry(name).or_insert_with(|| json!({}));
+    if !field.is_object() {
+        *field = json!({});
+    }
+    field.as_object_mut().expect("just made one")
+}
+
 fn scale_of(object: &Object) -> Value {
     let selector = &object["spec"]["selector"];
-    let labels = selector.get("matchLabels").unwrap_or(selector).as_object().cloned().unwrap_or_default();
-    let labels: Vec<_> = labels.iter().filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?))).collect();
+    let selector = if selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some() {
+        let selector = serde_json::from_value::<LabelSelectorFields>(selector.clone()).ok();
+        selector.and_then(|selector| LabelSelector::try_from(&selector).ok()).unwrap_or_default().to_string()
+    } else {
+        // A replication controller's is a map.
+        let labels = selector.as_object().into_iter().flatten();
+        labels.filter_map(|(key, value)| Some(format!("{key}={}", value.as_str()?))).collect::<Vec<_>>().join(",")
+    };
     let status = object.get("status").and_then(|status| status.get("replicas")).and_then(Value::as_i64).unwrap_or(0);
     let source = &object["metadata"];
     json!({
@@ -256,7 +200,7 @@ fn scale_of(object: &Object) -> Value {
         "metadata": { "name": source["name"], "namespace": source["namespace"], "uid": source["uid"],
             "resourceVersion": source["resourceVersion"], "creationTimestamp": source["creationTimestamp"] },
         "spec": { "replicas": object["spec"].get("replicas").and_then(Value::as_i64).unwrap_or(0) },
-        "status": { "replicas": status, "selector": labels.join(",") },
+        "status": { "replicas": status, "selector": selector },
     })
 }
 

@@ -4,29 +4,37 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
+use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
+    api::validation::{FieldError, Path},
     server::{
         Call, Inner,
-        cache::{Event, Item},
+        cache::{Event, EventType, Item},
         error::{Failure, Result},
+        metrics::OneMore,
         object,
         read::revision_of,
         registry::Kind,
         respond::{Answer, Form, KindRef, accepts, transform},
-        route::Target,
+        route::{Query, Target},
         selection::Selection,
         table::Headings,
     },
     store::{Prefix, Revision},
+    watermark::Watermark,
 };
 
 /// How long a watch lasts if its client doesn't say; as in Kubernetes, between half an hour and an hour.
 const WATCH_SECONDS_DEFAULT: u64 = 2_700;
+/// The longest that a watch lasts, in seconds, whatever its client says: a day.
+const WATCH_SECONDS_MAX: u64 = 86_400;
 /// How often a watch that wants bookmarks gets one.
 const BOOKMARK_SECONDS: u64 = 60;
+/// How many events a watch takes out of the log at a time: what a slow client holds on to.
+const EVENTS_MAX: usize = 64;
 /// The annotation of the bookmark that ends a streamed list (KEP-3157).
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -44,31 +52,46 @@ struct Cursor {
     position: Revision,
     /// The last bookmark, or the last event.
     told: Revision,
-    ready: VecDeque<Bytes>,
+    ready: VecDeque<Ready>,
+    changes: Arc<Watermark>,
     deadline: Instant,
     next_bookmark: Instant,
     ended: bool,
+    sent: Counter,
+    _counted: Option<OneMore>,
+}
+
+/// What is next for a client.
+enum Ready {
+    /// An object that was there at the start.
+    Initial(Arc<Item>),
+    Line(Bytes),
+}
+
+/// Where a watch starts (SEMANTICS 23).
+struct Start {
+    asked: Option<Revision>,
+    /// Whether the objects there are come first; by default they do unless a revision is named.
+    initial: Option<bool>,
 }
 
 impl Inner {
-    pub(super) async fn watch(&self, kind: &Kind, target: &Target, call: Call) -> Result<Answer> {
+    pub(super) async fn watch(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
         let query = &call.query;
         let selection = Selection::parse(kind, query, target.name.as_deref())?;
-        let asked = revision_of(query)?;
-        let send_initial = query.value("sendInitialEvents");
-        let streamed_list = query.flag("sendInitialEvents")?;
-        if !send_initial.is_empty() && query.value("resourceVersionMatch") != "NotOlderThan" {
-            let message =
-                "sendInitialEvents: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-            return Err(Failure::bad_request(message));
-        }
-        let seconds = query.number("timeoutSeconds")?.unwrap_or(WATCH_SECONDS_DEFAULT);
+        let start = start_of(query)?;
+        let seconds = match query.number("timeoutSeconds")?.unwrap_or(0_i64) {
+            ..=0 => WATCH_SECONDS_DEFAULT,
+            seconds => seconds.unsigned_abs().min(WATCH_SECONDS_MAX),
+        };
         let prefix = object::prefix(kind, target.namespace.as_deref())?;
-        let now = Instant::now();
+        let (now, kind, shelf) = (Instant::now(), KindRef::of(kind), kind.shelf());
         let mut cursor = Cursor {
             inner: self.this(),
-            kind: KindRef::of(kind),
-            shelf: kind.shelf(),
+            changes: self.cache.changes(&shelf),
+            sent: self.metrics.watch_events(&kind),
+            kind,
+            shelf,
             prefix,
             selection,
             form: accepts(&call.parts)?.form,
@@ -80,57 +103,81 @@ impl Inner {
             deadline: now + Duration::from_secs(seconds),
             next_bookmark: now + Duration::from_secs(BOOKMARK_SECONDS),
             ended: false,
+            _counted: call.counted.take(),
         };
-        cursor.start(asked, streamed_list, !send_initial.is_empty()).await?;
+        cursor.start(&start).await?;
         let events = stream::unfold(cursor, |mut cursor| async move { Some((cursor.next().await?, cursor)) });
         Ok(Answer::Watch(events.boxed()))
     }
 }
 
+/// Reads what a request says of its start.
+fn start_of(query: &Query) -> Result<Start> {
+    let asked = revision_of(query)?;
+    let initial = match query.value("sendInitialEvents") {
+        "" => None,
+        _ => Some(query.flag("sendInitialEvents")?),
+    };
+    let matching = query.value("resourceVersionMatch");
+    let why = match (initial, matching) {
+        (None, "") | (Some(_), "NotOlderThan") => return Ok(Start { asked, initial }),
+        (None, _) => {
+            ("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")
+        }
+        (Some(_), "") => {
+            ("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan")
+        }
+        (Some(_), other) => {
+            let error = FieldError::not_supported(&Path::root("resourceVersionMatch"), other, &["NotOlderThan"]);
+            return Err(Failure::invalid_options("ListOptions", &[error]));
+        }
+    };
+    Err(Failure::invalid_options("ListOptions", &[FieldError::forbidden(&Path::root(why.0), why.1)]))
+}
+
 impl Cursor {
-    /// Takes its place: after a revision, or behind the objects there are now (SEMANTICS 23).
-    async fn start(&mut self, asked: Option<Revision>, streamed_list: bool, said: bool) -> Result<()> {
-        match asked {
+    /// Takes its place: after a revision, or behind the objects there are now.
+    async fn start(&mut self, start: &Start) -> Result<()> {
+        let streamed_list = start.initial == Some(true);
+        match start.asked {
             Some(revision) if revision.0 > 0 && !streamed_list => {
-                self.position = revision;
-                self.told = revision;
-                if let Err(floor) = self.inner.cache.events(&self.shelf, revision) {
-                    return Err(Failure::too_old(revision, floor));
-                }
-                return Ok(());
+                (self.position, self.told) = (revision, revision);
+                return match self.inner.cache.events(&self.shelf, revision, 0) {
+                    Ok(_) => Ok(()),
+                    Err(floor) => Err(Failure::too_old(revision, floor)),
+                };
             }
-            Some(revision) if revision.0 > 0 => self.inner.reach(revision).await?,
-            Some(_) => self.inner.cache.reach(Revision(1)).await,
-            None => self.inner.cache.reach(self.inner.store.revision().await?).await,
+            Some(revision) => self.inner.reach(revision.max(Revision(1))).await?,
+            None => self.inner.reach(self.inner.store.revision().await?).await?,
         }
         let view = self.inner.cache.view(&self.shelf, &self.prefix);
         (self.position, self.told) = (view.revision, view.revision);
-        // Without a word about initial events, a watch from "now" or from any revision starts with what is there.
-        if streamed_list || !said {
-            for item in &view.items {
-                if self.selection.matches(item) {
-                    let frame = self.frame("ADDED", &item.encoded);
-                    self.ready.push_back(frame);
-                }
-            }
+        if start.initial != Some(false) {
+            let selected = view.items.into_iter().filter(|item| self.selection.matches(item));
+            self.ready = selected.map(Ready::Initial).collect();
         }
         if streamed_list && self.bookmarks {
-            let frame = self.bookmark(json!({ "annotations": { INITIAL_EVENTS_END: "true" } }));
-            self.ready.push_back(frame);
+            let end = self.bookmark(json!({ "annotations": { INITIAL_EVENTS_END: "true" } }));
+            self.ready.push_back(Ready::Line(end));
         }
         Ok(())
     }
 
-    /// The next frame; `None` once the watch is over.
+    /// The next line; `None` once the watch is over.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(frame) = self.ready.pop_front() {
-                return Some(frame);
+            if let Some(ready) = self.ready.pop_front() {
+                self.sent.inc();
+                return Some(match ready {
+                    Ready::Initial(item) if self.form == Form::Full => item.added(),
+                    Ready::Initial(item) => self.transformed(EventType::Added, &item.encoded),
+                    Ready::Line(line) => line,
+                });
             }
             if self.ended {
                 return None;
             }
-            match self.inner.cache.events(&self.shelf, self.position) {
+            match self.inner.cache.events(&self.shelf, self.position, EVENTS_MAX) {
                 Ok((events, complete)) => self.take(&events, complete),
                 Err(floor) => {
                     self.ended = true;
@@ -143,27 +190,40 @@ impl Cursor {
                 continue;
             }
             let now = Instant::now();
-            if now >= self.deadline {
-                return None;
-            }
-            if self.bookmarks && now >= self.next_bookmark {
+            self.ended = now >= self.deadline || self.inner.draining.initialized();
+            if self.bookmarks && (self.ended || now >= self.next_bookmark) {
                 self.next_bookmark = now + Duration::from_secs(BOOKMARK_SECONDS);
                 if self.position > self.told {
                     self.told = self.position;
                     return Some(self.bookmark(json!({})));
                 }
             }
-            let wake = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
-            let next = Revision(self.position.0 + 1);
-            // Out of time is no error: the loop looks at the clock again.
-            let _ = timeout_at(wake, self.inner.cache.reach(next)).await;
+            if !self.ended {
+                self.wait().await;
+            }
+        }
+    }
+
+    /// Waits for an event of its kind, for the next bookmark, or for the end.
+    async fn wait(&mut self) {
+        let wake = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
+        tokio::select! {
+            biased;
+            _ = self.inner.draining.wait() => {}
+            // Out of time is no error: the caller looks at the clock again.
+            _ = timeout_at(wake, self.changes.reach(self.position.0 + 1)) => {}
         }
     }
 
     fn take(&mut self, events: &[Arc<Event>], complete: Revision) {
         for event in events {
-            if let Some(frame) = self.event(event) {
-                self.ready.push_back(frame);
+            if let Some(event_type) = self.event_type(event) {
+                let line = event.line(event_type);
+                let line = match self.form {
+                    Form::Full => line,
+                    _ => self.transformed(event_type, &object_of(&line, event_type)),
+                };
+                self.ready.push_back(Ready::Line(line));
                 self.told = event.revision;
             }
         }
@@ -171,35 +231,23 @@ impl Cursor {
     }
 
     /// What an event is to this client: an object that enters its selection is added, one that leaves it is deleted.
-    fn event(&mut self, event: &Event) -> Option<Bytes> {
+    fn event_type(&self, event: &Event) -> Option<EventType> {
         let selected = |item: &Option<Arc<Item>>| {
-            item.as_ref().filter(|item| self.prefix.contains(&item.key) && self.selection.matches(item)).cloned()
+            item.as_ref().is_some_and(|item| self.prefix.contains(&item.key) && self.selection.matches(item))
         };
         match (selected(&event.old), selected(&event.new)) {
-            (None, None) => None,
-            (None, Some(new)) => Some(self.frame("ADDED", &new.encoded)),
-            (Some(_), Some(new)) => Some(self.frame("MODIFIED", &new.encoded)),
-            // The object as it last was, with the revision at which it went.
-            (Some(old), None) => {
-                let last = event.new.as_ref().unwrap_or(&old);
-                let mut object: Value = serde_json::from_slice(&last.encoded).unwrap_or_default();
-                object["metadata"]["resourceVersion"] = event.revision.0.to_string().into();
-                Some(self.frame("DELETED", &Bytes::from(object.to_string())))
-            }
+            (false, false) => None,
+            (false, true) => Some(EventType::Added),
+            (true, true) => Some(EventType::Modified),
+            (true, false) => Some(EventType::Deleted),
         }
     }
 
-    /// The first table of a watch says what its columns are, and no other.
-    fn frame(&mut self, kind_of_event: &str, encoded: &Bytes) -> Bytes {
+    /// The line of an event in another form than the whole. The first table of a watch says what its columns are, and no
+    /// other.
+    fn transformed(&mut self, event_type: EventType, encoded: &Bytes) -> Bytes {
         let headings = std::mem::replace(&mut self.headings, Headings::LeftOut);
-        let encoded = transform(&self.inner, self.registered(), self.form, encoded, headings);
-        let mut frame = Vec::with_capacity(encoded.len() + 32);
-        frame.extend_from_slice(b"{\"type\":\"");
-        frame.extend_from_slice(kind_of_event.as_bytes());
-        frame.extend_from_slice(b"\",\"object\":");
-        frame.extend_from_slice(&encoded);
-        frame.extend_from_slice(b"}\n");
-        frame.into()
+        event_type.line(&transform(&self.inner, self.registered(), self.form, encoded, headings))
     }
 
     fn bookmark(&self, meta: Value) -> Bytes {
@@ -223,6 +271,11 @@ impl Cursor {
         let kind = &self.kind;
         self.inner.registry.find(kind.group, kind.version, kind.plural).expect("watches are of known kinds")
     }
+}
+
+/// The object in the line of an event.
+fn object_of(line: &Bytes, event_type: EventType) -> Bytes {
+    line.slice(event_type.head().len()..line.len() - 2)
 }
 
 fn line(value: &Value) -> Bytes {

@@ -7,10 +7,13 @@ mod create;
 mod delete;
 mod update;
 
+pub(crate) use body::{FieldValidation, is_dry_run};
 pub(crate) use create::CreateError;
+pub(crate) use update::{check_seen, check_uid};
 
-/// How often a write that reads first is tried again after a conflict.
-const CONFLICT_TRIES: usize = 16;
+/// How often a write that reads first is tried, if others are always faster: each time one of them has been done, so that
+/// this many writers of one object all come to their end.
+pub(crate) const CONFLICT_TRIES: usize = 256;
 
 /// Which part of an object a write is for; the other keeps its value (SEMANTICS 25).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,6 @@ pub(crate) fn now_text(now: Timestamp) -> String {
 }
 
 /// An object that conforms to its schema decodes, but for what the schema can't say.
-fn bad_object(error: serde_json::Error) -> Failure {
+fn bad_object(error: &serde_json::Error) -> Failure {
     Failure::bad_request(format!("the object can't be decoded: {error}"))
 }

@@ -22,7 +22,7 @@ pub const KEY_BYTES_MAX: usize = 1_024;
 /// A point in the history of a store; each commit that changes something raises it by one.
 ///
 /// Revisions of one store are totally ordered; those of two stores are not comparable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision(pub u64);
 
 impl fmt::Display for Revision {

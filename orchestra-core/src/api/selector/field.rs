@@ -37,6 +37,12 @@ impl FieldSelector {
         self.0.iter().map(|term| term.field.as_str())
     }
 
+    /// The value that it requires of a field; `None` if it takes several.
+    #[must_use]
+    pub fn required(&self, field: &str) -> Option<&str> {
+        self.0.iter().find(|term| term.equal && term.field == field).map(|term| term.value.as_str())
+    }
+
     /// Whether an object whose fields `field_of` tells is selected.
     pub fn matches(&self, field_of: impl Fn(&str) -> String) -> bool {
         self.0.iter().all(|term| (field_of(&term.field) == term.value) == term.equal)

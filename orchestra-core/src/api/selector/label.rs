@@ -1,6 +1,9 @@
 //! Selectors by labels.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector as ApiLabelSelector;
 
@@ -74,6 +77,28 @@ impl LabelSelector {
             Requirement::Above(key, bound) => number(key).is_some_and(|value| value > *bound),
             Requirement::Below(key, bound) => number(key).is_some_and(|value| value < *bound),
         })
+    }
+}
+
+impl fmt::Display for LabelSelector {
+    /// The query that reads as this selector.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |values: &BTreeSet<String>| values.iter().map(String::as_str).collect::<Vec<_>>().join(",");
+        for (at, requirement) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_str(",")?;
+            }
+            match requirement {
+                Requirement::In(key, values) if values.len() == 1 => write!(f, "{key}={}", list(values)),
+                Requirement::In(key, values) => write!(f, "{key} in ({})", list(values)),
+                Requirement::NotIn(key, values) => write!(f, "{key} notin ({})", list(values)),
+                Requirement::Exists(key) => f.write_str(key),
+                Requirement::Absent(key) => write!(f, "!{key}"),
+                Requirement::Above(key, bound) => write!(f, "{key}>{bound}"),
+                Requirement::Below(key, bound) => write!(f, "{key}<{bound}"),
+            }?;
+        }
+        Ok(())
     }
 }
 

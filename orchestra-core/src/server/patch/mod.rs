@@ -1,10 +1,15 @@
 //! Patches: JSON (RFC 6902), merge (RFC 7396) and strategic merge, as pure functions from an object to another.
 
+use std::fmt;
+
 use serde_json::Value;
 
-use crate::server::{
-    error::{Failure, Result},
-    registry::Kind,
+use crate::{
+    api::schema,
+    server::{
+        error::{Failure, Result},
+        registry::Kind,
+    },
 };
 
 mod json;
@@ -28,7 +33,7 @@ pub(crate) enum Patch {
 /// Why a patch can't be applied to an object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum PatchError {
-    /// An operation of a JSON patch fails: its path is absent, its test is untrue, or it copies too much.
+    /// An operation of a JSON patch fails: its path is absent, its test is untrue, or it copies or nests too much.
     #[error("the server rejected our request due to an error in our request")]
     Operation,
     /// The directive `$retainKeys` is no list, or leaves out a key that the patch sets.
@@ -62,27 +67,35 @@ impl From<PatchError> for Failure {
     }
 }
 
-/// Reads the body of a patch request.
+/// Reads the body of a patch request; what it names twice comes beside.
 ///
 /// # Errors
 ///
 /// 415 for a content type that is no patch, 400 for a body that is not what its type says, 413 for too many operations.
-pub(crate) fn parse(content_type: &str, body: &[u8]) -> Result<Patch> {
-    let malformed = |error: serde_json::Error| Failure::bad_request(format!("error decoding patch: {error}"));
-    match content_type {
-        "application/json-patch+json" => {
-            let patch: json_patch::Patch = serde_json::from_slice(body).map_err(malformed)?;
-            if patch.0.len() > OPERATIONS_MAX {
-                return Err(Failure::too_large(OPERATIONS_MAX));
-            }
-            Ok(Patch::Json(patch))
-        }
-        "application/merge-patch+json" => serde_json::from_slice(body).map(Patch::Merge).map_err(malformed),
-        "application/strategic-merge-patch+json" => {
-            serde_json::from_slice(body).map(Patch::Strategic).map_err(malformed)
-        }
-        other => Err(Failure::unsupported_media_type(other, ACCEPTED)),
+pub(crate) fn parse(content_type: &str, body: &[u8]) -> Result<(Patch, Vec<String>)> {
+    if !ACCEPTED.split(", ").any(|accepted| accepted == content_type) {
+        return Err(Failure::unsupported_media_type(content_type, ACCEPTED));
     }
+    let (value, duplicates) = schema::parse_strict(body).map_err(|error| malformed(&error))?;
+    let patch = match content_type {
+        "application/json-patch+json" => {
+            let operations = value.as_array().map_or(0, Vec::len);
+            if operations > OPERATIONS_MAX {
+                return Err(Failure::too_large(format!(
+                    "The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {operations}"
+                )));
+            }
+            Patch::Json(serde_json::from_value(value).map_err(|error| malformed(&error))?)
+        }
+        _ if !value.is_object() => return Err(malformed(&"the patch is no JSON object")),
+        "application/merge-patch+json" => Patch::Merge(value),
+        _ => Patch::Strategic(value),
+    };
+    Ok((patch, duplicates))
+}
+
+fn malformed(why: &dyn fmt::Display) -> Failure {
+    Failure::bad_request(format!("error decoding patch: {why}"))
 }
 
 impl Patch {

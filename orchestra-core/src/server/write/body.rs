@@ -4,7 +4,10 @@ use http::header;
 use serde_json::Value;
 
 use crate::{
-    api::schema,
+    api::{
+        schema,
+        validation::{FieldError, Path},
+    },
     server::{
         Call, Inner,
         error::{Failure, Result},
@@ -16,7 +19,7 @@ use crate::{
 
 impl Inner {
     /// Parses a body into an object of `kind`, strictly if asked; what a lenient client should know comes as warnings.
-    pub(super) fn read_body(&self, kind: &Kind, call: &Call, body: &[u8]) -> Result<(Object, Vec<String>)> {
+    pub(crate) fn read_body(&self, kind: &Kind, call: &Call, body: &[u8]) -> Result<(Object, Vec<String>)> {
         let content_type = call
             .parts
             .headers
@@ -33,31 +36,22 @@ impl Inner {
             return Err(Failure::bad_request(schema::cannot_handle(kind.kind, kind.version, detail)));
         };
         problems.extend(self.conform(kind, &mut object)?);
-        let warnings = match call.query.value("fieldValidation") {
-            "Ignore" => Vec::new(),
-            "Warn" => problems,
-            "" | "Strict" if problems.is_empty() => problems,
-            "" => problems,
-            "Strict" => {
-                let detail = schema::strict_decoding_error(&problems);
-                return Err(Failure::bad_request(schema::cannot_handle(kind.kind, kind.version, detail)));
-            }
-            other => return Err(Failure::bad_request(format!("fieldValidation: Unsupported value: {other:?}"))),
-        };
+        let warnings = call.field_validation()?.judge(problems).map_err(|problems| {
+            let detail = schema::strict_decoding_error(&problems);
+            Failure::bad_request(schema::cannot_handle(kind.kind, kind.version, detail))
+        })?;
         Ok((object, warnings))
     }
 
     /// Checks names and types; `apiVersion` and `kind` must be the kind's own.
-    pub(super) fn conform(&self, kind: &Kind, object: &mut Object) -> Result<Vec<String>> {
+    pub(crate) fn conform(&self, kind: &Kind, object: &mut Object) -> Result<Vec<String>> {
         for (field, expected) in [("apiVersion", kind.api_version()), ("kind", kind.kind.to_owned())] {
-            match object.get(field).and_then(Value::as_str) {
-                None | Some("") => drop(object.insert(field.into(), expected.into())),
-                Some(given) if given == expected => {}
-                Some(given) => {
-                    return Err(Failure::bad_request(format!(
-                        "the {field} in the data ({given}) does not match the expected {field} ({expected})"
-                    )));
-                }
+            match object.get(field).unwrap_or(&Value::Null) {
+                Value::Null => drop(object.insert(field.into(), expected.into())),
+                Value::String(given) if given.is_empty() => drop(object.insert(field.into(), expected.into())),
+                Value::String(given) if *given != expected => return Err(another_kind(kind, field, given)),
+                // The right one, or of a type that the schema refuses.
+                _ => {}
             }
         }
         let mut value = Value::Object(std::mem::take(object));
@@ -71,7 +65,7 @@ impl Inner {
     }
 
     /// Puts an object where its path says; what it says itself must agree.
-    pub(super) fn place(&self, kind: &Kind, target: &Target, object: &mut Object) -> Result<()> {
+    pub(crate) fn place(&self, kind: &Kind, target: &Target, object: &mut Object) -> Result<()> {
         let given = meta(object, "namespace").to_owned();
         match (&target.namespace, kind.namespaced) {
             (Some(namespace), true) if given.is_empty() || given == *namespace => {
@@ -95,4 +89,69 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// What becomes of fields that a kind doesn't know, and of those given twice (SEMANTICS 36).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FieldValidation {
+    /// They are dropped.
+    Ignore,
+    /// They are dropped, and the client is told.
+    Warn,
+    /// The request is refused.
+    Strict,
+}
+
+impl FieldValidation {
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        match text {
+            "Ignore" => Ok(Self::Ignore),
+            "" | "Warn" => Ok(Self::Warn),
+            "Strict" => Ok(Self::Strict),
+            other => {
+                let supported = ["Ignore", "Strict", "Warn"];
+                let error = FieldError::not_supported(&Path::root("fieldValidation"), other, &supported);
+                Err(Failure::invalid_options("WriteOptions", &[error]))
+            }
+        }
+    }
+
+    /// The warnings that such problems are worth.
+    ///
+    /// # Errors
+    ///
+    /// The problems, if there may be none.
+    pub(crate) fn judge(self, problems: Vec<String>) -> Result<Vec<String>, Vec<String>> {
+        match self {
+            Self::Ignore => Ok(Vec::new()),
+            Self::Strict if !problems.is_empty() => Err(problems),
+            Self::Warn | Self::Strict => Ok(problems),
+        }
+    }
+}
+
+/// Whether a write is to be tried only; its options may say so more than once.
+pub(crate) fn is_dry_run<'a>(values: impl IntoIterator<Item = &'a str>) -> Result<bool> {
+    let mut dry_run = false;
+    for value in values {
+        if !matches!(value, "" | "All") {
+            let error = FieldError::not_supported(&Path::root("dryRun"), value, &["All"]);
+            return Err(Failure::invalid_options("WriteOptions", &[error]));
+        }
+        dry_run |= value == "All";
+    }
+    Ok(dry_run)
+}
+
+fn another_kind(kind: &Kind, field: &str, given: &str) -> Failure {
+    let version = kind.api_version();
+    Failure::bad_request(match field {
+        "apiVersion" => {
+            format!("the API version in the data ({given}) does not match the expected API version ({version})")
+        }
+        _ => format!(
+            "{given} in version \"{}\" cannot be handled as a {}: kind: Invalid value: \"{given}\"",
+            kind.version, kind.kind
+        ),
+    })
 }

@@ -15,7 +15,7 @@ use crate::{
     store::{self, Check, Op, Txn},
 };
 
-use super::{bad_object, now_text};
+use super::{CONFLICT_TRIES, bad_object, now_text};
 
 /// How often a generated name that is taken is drawn again.
 const GENERATE_TRIES: usize = 8;
@@ -47,6 +47,7 @@ impl Inner {
         if !meta(&object, "resourceVersion").is_empty() {
             return Err(Failure::bad_request("resourceVersion should not be set on objects to be created"));
         }
+        call.user.admit_change(kind, &Object::new(), &object)?;
         let dry_run = call.dry_run()?;
         let generate = meta(&object, "name").is_empty() && !meta(&object, "generateName").is_empty();
         for _ in 0..GENERATE_TRIES {
@@ -73,35 +74,48 @@ impl Inner {
         object: Object,
         dry_run: bool,
     ) -> Result<Object, CreateError> {
-        let mut object = kind.default(object).map_err(bad_object)?;
-        let namespace = meta(&object, "namespace").to_owned();
-        let name = meta(&object, "name").to_owned();
+        let mut object = kind.default(object).map_err(|error| bad_object(&error))?;
         self.stamp(kind, &mut object);
         kind.strategy.prepare_create(&mut object);
+        let name = meta(&object, "name").to_owned();
         let errors = kind.validate(&object, None).map_err(Failure::internal)?;
         if !errors.is_empty() {
             return Err(Failure::invalid(kind, &name, &errors).into());
         }
+        for _ in 0..CONFLICT_TRIES {
+            if let Some(created) = self.try_create(kind, object.clone(), dry_run).await? {
+                return Ok(created);
+            }
+        }
+        Err(Failure::modified(kind, &name).into())
+    }
+
+    /// Creates an object that is complete but for its addresses; `None` if what it depends on has changed under way: its
+    /// namespace, or who has an address.
+    async fn try_create(&self, kind: &Kind, mut object: Object, dry_run: bool) -> Result<Option<Object>, CreateError> {
+        let (namespace, name) = (meta(&object, "namespace").to_owned(), meta(&object, "name").to_owned());
         let mut txn = Txn::default();
         if kind.namespaced {
             txn.checks.push(self.live_namespace(kind, &name, &namespace).await?);
         }
-        self.claim_addresses(kind, &mut object, None, &mut txn).await?;
         let key = object::key(kind, &namespace, &name)?;
-        if dry_run {
-            let taken = self.store.get(&key).await.map_err(Failure::from)?.is_some();
-            return if taken { Err(CreateError::Exists) } else { Ok(object) };
+        if self.store.get(&key).await.map_err(Failure::from)?.is_some() {
+            return Err(CreateError::Exists);
         }
-        let value = object::encode(&mut object);
+        self.claim_addresses(kind, &mut object, None, &mut txn).await?;
+        let value = object::encode(&mut object)?;
+        if dry_run {
+            return Ok(Some(object));
+        }
         txn.checks.push(Check::Absent(key.clone()));
         txn.ops.push(Op::Put(key.clone(), value));
         match self.store.commit(txn).await {
             Ok(revision) => {
-                meta_mut(&mut object).insert("resourceVersion".into(), revision.0.to_string().into());
-                Ok(object)
+                object::set_revision(&mut object, revision);
+                Ok(Some(object))
             }
-            Err(store::Error::Conflict { key: conflict, .. }) if conflict == key => Err(CreateError::Exists),
-            Err(store::Error::Conflict { .. }) => Err(Failure::modified(kind, &name).into()),
+            Err(store::Error::Conflict { key: taken, .. }) if taken == key => Err(CreateError::Exists),
+            Err(store::Error::Conflict { .. }) => Ok(None),
             Err(error) => Err(Failure::from(error).into()),
         }
     }

@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use serde_json::Value;
 
 use crate::{
+    api::validation::{FieldError, Path},
     server::{
         Call, Inner,
         error::{Failure, Result},
@@ -14,38 +15,54 @@ use crate::{
         route::Target,
         selection::Selection,
     },
-    store::{self, Txn},
+    store::{self, Revision, Txn},
 };
 
-use super::{CONFLICT_TRIES, now_text};
+use super::{CONFLICT_TRIES, is_dry_run, now_text};
 
 impl Inner {
     pub(crate) async fn delete(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
         let options = self.delete_options(&mut call).await?;
-        let dry_run = call.dry_run()? || options.dry_run.as_ref().is_some_and(|all| !all.is_empty());
+        let dry_run = call.dry_run()? || is_dry_run(options.dry_run.iter().flatten().map(String::as_str))?;
         let name = target.name.as_deref().unwrap_or_default();
         self.delete_object(kind, target.namespace.as_deref().unwrap_or_default(), name, &options, dry_run).await
     }
 
     pub(crate) async fn delete_collection(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
         let options = self.delete_options(&mut call).await?;
-        let dry_run = call.dry_run()? || options.dry_run.as_ref().is_some_and(|all| !all.is_empty());
+        let dry_run = call.dry_run()? || is_dry_run(options.dry_run.iter().flatten().map(String::as_str))?;
         let selection = Selection::parse(kind, &call.query, None)?;
-        self.cache.reach(self.store.revision().await?).await;
+        self.reach(self.store.revision().await?).await?;
         let view = self.cache.view(&kind.shelf(), &object::prefix(kind, target.namespace.as_deref())?);
         let matching: Vec<_> = view.items.iter().filter(|item| selection.matches(item)).collect();
+        let mut failed = None;
         for item in &matching {
             let object = object::decode(&item.encoded, item.revision)?;
-            let deleted =
-                self.delete_object(kind, meta(&object, "namespace"), meta(&object, "name"), &options, dry_run);
-            match deleted.await {
+            // Another object that has the name by now was not in the list.
+            let mut options = options.clone();
+            options.preconditions.get_or_insert_default().uid.get_or_insert_with(|| meta(&object, "uid").into());
+            let (namespace, name) = (meta(&object, "namespace"), meta(&object, "name"));
+            match self.delete_object(kind, namespace, name, &options, dry_run).await {
                 Err(failure) if failure.code() == StatusCode::NOT_FOUND => {}
-                other => drop(other?),
+                Err(failure) if failure.code() == StatusCode::CONFLICT && self.is_another(kind, &object).await? => {}
+                // One that can't go doesn't keep the others.
+                Err(failure) => failed = failed.or(Some(failure)),
+                Ok(_) => {}
             }
+        }
+        if let Some(failure) = failed {
+            return Err(failure);
         }
         let items = matching.iter().map(|item| item.encoded.clone()).collect();
         let kind_of = KindRef::of(kind);
         Ok(Answer::List { kind_of, revision: view.revision, items, next: None })
+    }
+
+    /// Whether the name of `object` is another's by now, or nobody's.
+    async fn is_another(&self, kind: &Kind, object: &Object) -> Result<bool> {
+        let key = object::key(kind, meta(object, "namespace"), meta(object, "name"))?;
+        let Some(entry) = self.store.get(&key).await? else { return Ok(true) };
+        Ok(meta(&object::decode(&entry.value, entry.modified)?, "uid") != meta(object, "uid"))
     }
 
     /// Deletes an object, or marks it to go once its finalizers, or its kubelet, are done with it (SEMANTICS 28).
@@ -62,31 +79,33 @@ impl Inner {
             let entry = self.store.get(&key).await?.ok_or_else(|| Failure::not_found(kind, name))?;
             let old = object::decode(&entry.value, entry.modified)?;
             preconditions(kind, name, options, &old)?;
-            let marked = self.mark_deleted(kind, old.clone(), options)?;
-            let (txn, answer) = match marked {
-                None => {
-                    let mut txn = Txn::delete(key.clone(), entry.modified);
-                    self.release_addresses(kind, &old, &mut txn).await?;
-                    (txn, Answer::success(kind, name, meta(&old, "uid")))
+            let Some(mut marked) = self.mark_deleted(kind, old.clone(), options)? else {
+                let mut txn = Txn::delete(key.clone(), entry.modified);
+                self.release_addresses(kind, &old, &mut txn).await?;
+                if dry_run || self.committed(txn).await?.is_some() {
+                    return Ok(Answer::success(kind, name, meta(&old, "uid")));
                 }
-                Some(mut marked) => {
-                    let value = object::encode(&mut marked);
-                    if value == entry.value {
-                        return Ok(Answer::object(kind, &marked));
-                    }
-                    (Txn::replace(key.clone(), entry.modified, value), Answer::object(kind, &marked))
-                }
+                continue;
             };
-            if dry_run {
-                return Ok(answer);
+            let value = object::encode(&mut marked)?;
+            if value != entry.value && !dry_run {
+                let Some(revision) = self.committed(Txn::replace(key.clone(), entry.modified, value)).await? else {
+                    continue;
+                };
+                object::set_revision(&mut marked, revision);
             }
-            match self.store.commit(txn).await {
-                Ok(_) => return Ok(answer),
-                Err(store::Error::Conflict { .. }) => {}
-                Err(error) => return Err(error.into()),
-            }
+            return Ok(Answer::created(code_of_marked(options), kind, &marked, Vec::new()));
         }
         Err(Failure::modified(kind, name))
+    }
+
+    /// Commits; `None` after a conflict.
+    async fn committed(&self, txn: Txn) -> Result<Option<Revision>> {
+        match self.store.commit(txn).await {
+            Ok(revision) => Ok(Some(revision)),
+            Err(store::Error::Conflict { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The object as it stays for now; `None` if it goes at once.
@@ -149,6 +168,12 @@ impl Inner {
     }
 }
 
+/// What says that an object is marked, not gone: 202 only to clients that asked for its dependents to go first.
+fn code_of_marked(options: &DeleteOptions) -> StatusCode {
+    let foreground = options.propagation_policy.as_deref() == Some("Foreground");
+    if foreground || options.orphan_dependents == Some(false) { StatusCode::ACCEPTED } else { StatusCode::OK }
+}
+
 enum Propagation {
     Background,
     Foreground,
@@ -164,11 +189,16 @@ fn propagation(kind: &Kind, options: &DeleteOptions, object: &Object) -> Result<
         (Some("Foreground"), None) => Ok(Propagation::Foreground),
         (Some("Background"), None) | (None, Some(false)) => Ok(Propagation::Background),
         (None, None) => Ok(kept_propagation(object)),
-        (Some(other), None) => Err(Failure::bad_request(format!(
-            "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"{other}\": supported values: \
-             \"Foreground\", \"Background\", \"Orphan\", \"nil\""
-        ))),
-        (Some(_), Some(_)) => Err(Failure::bad_request("orphanDependents and propagationPolicy cannot be both set")),
+        (Some(other), None) => {
+            let supported = ["Background", "Foreground", "Orphan"];
+            let error = FieldError::not_supported(&Path::root("propagationPolicy"), other, &supported);
+            Err(Failure::invalid_options("DeleteOptions", &[error]))
+        }
+        (Some(policy), Some(_)) => {
+            let why = "orphanDependents and deletionPropagation cannot be both set";
+            let error = FieldError::invalid(&Path::root("propagationPolicy"), policy, why);
+            Err(Failure::invalid_options("DeleteOptions", &[error]))
+        }
     }
 }
 

@@ -4,7 +4,10 @@ use http::StatusCode;
 use serde_json::Value;
 
 use crate::{
-    api::schema,
+    api::{
+        schema,
+        validation::{FieldError, Path},
+    },
     server::{
         Call, Inner,
         error::{Failure, Result},
@@ -13,11 +16,27 @@ use crate::{
         registry::Kind,
         respond::Answer,
         route::Target,
+        service_address,
     },
-    store::{self, Txn},
+    store::{self, Check, Op, Txn},
 };
 
 use super::{CONFLICT_TRIES, Part, bad_object};
+
+/// What of `metadata` only the server sets.
+const SERVERS_OWN: [&str; 8] = [
+    "uid",
+    "creationTimestamp",
+    "generation",
+    "selfLink",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generateName",
+    // Nobody owns a field before there is server-side apply.
+    "managedFields",
+];
+/// How much of a refused patch its error repeats.
+const PATCH_SHOWN_BYTES_MAX: usize = 256;
 
 impl Inner {
     pub(crate) async fn update(&self, kind: &Kind, target: &Target, mut call: Call, part: Part) -> Result<Answer> {
@@ -25,15 +44,16 @@ impl Inner {
         let (mut new, warnings) = self.read_body(kind, &call, &body)?;
         self.place(kind, target, &mut new)?;
         let name = target.name.clone().unwrap_or_default();
-        let seen = meta(&new, "resourceVersion").to_owned();
+        let seen = seen(&new)?.to_owned();
         if seen.is_empty() && !kind.unconditional_update {
-            return Err(Failure::bad_request(
-                "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update",
-            ));
+            let path = Path::root("metadata");
+            let error = FieldError::invalid(&path.field("resourceVersion"), 0, "must be specified for an update");
+            return Err(Failure::invalid(kind, &name, &[error]));
         }
         let dry_run = call.dry_run()?;
         let change = |old: &Object| {
             check_seen(kind, &name, &seen, old)?;
+            call.user.admit_change(kind, old, &new)?;
             Ok(new.clone())
         };
         let written = self.modify(kind, target, part, dry_run, !seen.is_empty(), change).await?;
@@ -42,30 +62,32 @@ impl Inner {
 
     pub(crate) async fn patch(&self, kind: &Kind, target: &Target, mut call: Call, part: Part) -> Result<Answer> {
         let body = call.body().await?;
-        let content_type = call.content_type();
+        let validation = call.field_validation()?;
         let dry_run = call.dry_run()?;
         let name = target.name.clone().unwrap_or_default();
-        let patch = patch::parse(&content_type, &body)?;
+        let (patch, duplicates) = patch::parse(&call.content_type(), &body)?;
+        let mut warnings = Vec::new();
         let change = |old: &Object| {
             let patched = patch.apply(kind, Value::Object(old.clone()))?;
             let Value::Object(mut patched) = patched else {
                 return Err(Failure::bad_request("the patch makes something else of the object"));
             };
-            let problems = self.conform(kind, &mut patched)?;
-            if !problems.is_empty() && call.query.value("fieldValidation") == "Strict" {
-                let detail = schema::strict_decoding_error(&problems);
-                return Err(Failure::bad_request(schema::cannot_handle(kind.kind, kind.version, detail)));
-            }
+            let mut problems = duplicates.clone();
+            problems.extend(self.conform(kind, &mut patched)?);
+            warnings = validation.judge(problems).map_err(|problems| strict_patch(kind, &name, &body, &problems))?;
             self.place(kind, target, &mut patched)?;
-            check_seen(kind, &name, meta(&patched, "resourceVersion"), old)?;
+            check_seen(kind, &name, seen(&patched)?, old)?;
+            call.user.admit_change(kind, old, &patched)?;
             Ok(patched)
         };
         let written = self.modify(kind, target, part, dry_run, false, change).await?;
-        Ok(Answer::object(kind, &written))
+        Ok(Answer::created(StatusCode::OK, kind, &written, warnings))
     }
 
     /// Reads an object, changes it, and commits the change unless the object has changed under way; then again, unless
     /// the client has named the version it means.
+    ///
+    /// A write that changes nothing commits nothing: the object keeps its resource version, and no watch sees it.
     pub(crate) async fn modify(
         &self,
         kind: &Kind,
@@ -73,7 +95,7 @@ impl Inner {
         part: Part,
         dry_run: bool,
         pinned: bool,
-        change: impl Fn(&Object) -> Result<Object>,
+        mut change: impl FnMut(&Object) -> Result<Object>,
     ) -> Result<Object> {
         let name = target.name.as_deref().unwrap_or_default();
         let key = object::key(kind, target.namespace.as_deref().unwrap_or_default(), name)?;
@@ -88,25 +110,31 @@ impl Inner {
             if !errors.is_empty() {
                 return Err(Failure::invalid(kind, name, &errors));
             }
-            let value = object::encode(&mut new);
-            if value == entry.value || dry_run {
-                return Ok(new);
-            }
             let gone = kind.strategy.ends_with_finalizers(&new);
-            let mut txn = if gone {
-                Txn::delete(key.clone(), entry.modified)
+            let mut txn = Txn { checks: vec![Check::Unchanged(key.clone(), entry.modified)], ops: Vec::new() };
+            if gone {
+                self.release_addresses(kind, &old, &mut txn).await?;
+                txn.ops.push(Op::Delete(key.clone()));
             } else {
-                Txn::replace(key.clone(), entry.modified, value)
-            };
-            if !gone {
+                // What it allocates is part of what is stored.
                 self.claim_addresses(kind, &mut new, Some(&old), &mut txn).await?;
+                let value = object::encode(&mut new)?;
+                if value == entry.value {
+                    return Ok(old);
+                }
+                txn.ops.push(Op::Put(key.clone(), value));
+            }
+            if dry_run {
+                return Ok(new);
             }
             match self.store.commit(txn).await {
                 Ok(revision) => {
-                    meta_mut(&mut new).insert("resourceVersion".into(), revision.0.to_string().into());
+                    object::set_revision(&mut new, revision);
                     return Ok(new);
                 }
-                Err(store::Error::Conflict { .. }) if pinned => return Err(Failure::modified(kind, name)),
+                Err(store::Error::Conflict { key: changed, .. }) if pinned && changed == key => {
+                    return Err(Failure::modified(kind, name));
+                }
                 Err(store::Error::Conflict { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -119,8 +147,7 @@ impl Inner {
         if matches!(part, Part::Finalize | Part::Binding) {
             return Ok(new);
         }
-        let has_status = kind.has("status");
-        let old_meta = old.get("metadata").cloned().unwrap_or_default();
+        check_uid(kind, old, meta(&new, "uid"))?;
         if part == Part::Status {
             let status = new.remove("status");
             let mut merged = old.clone();
@@ -128,52 +155,63 @@ impl Inner {
                 Some(status) => merged.insert("status".into(), status),
                 None => merged.remove("status"),
             };
-            let defaulted = kind.default(merged).map_err(bad_object)?;
-            return Ok(defaulted);
+            return kind.default(merged).map_err(|error| bad_object(&error));
         }
-        if has_status {
+        if kind.has("status") {
             match old.get("status") {
                 Some(status) => new.insert("status".into(), status.clone()),
                 None => new.remove("status"),
             };
         }
-        let new_meta = meta_mut(&mut new);
-        for field in [
-            "uid",
-            "creationTimestamp",
-            "generation",
-            "selfLink",
-            "deletionTimestamp",
-            "deletionGracePeriodSeconds",
-            "generateName",
-        ] {
-            let given = new_meta.get(field).and_then(Value::as_str);
-            let kept = old_meta.get(field);
-            if field == "uid" && given.is_some_and(|uid| !uid.is_empty() && kept.and_then(Value::as_str) != Some(uid)) {
-                let name = old_meta["name"].as_str().unwrap_or_default();
-                let why = format!(
-                    "Precondition failed: UID in precondition: {}, UID in object meta: {}",
-                    given.unwrap_or_default(),
-                    kept.and_then(Value::as_str).unwrap_or_default()
-                );
-                return Err(Failure::conflict(kind, name, &why));
-            }
+        for field in SERVERS_OWN {
+            let kept = old.get("metadata").and_then(|meta| meta.get(field)).cloned();
             match kept {
-                Some(kept) => new_meta.insert(field.into(), kept.clone()),
-                None => new_meta.remove(field),
+                Some(kept) => meta_mut(&mut new).insert(field.into(), kept),
+                None => meta_mut(&mut new).remove(field),
             };
         }
         kind.strategy.prepare_update(&mut new, old);
-        let mut new = kind.default(new).map_err(bad_object)?;
-        if spec_changed(&new, old) && old_meta.get("generation").is_some() {
-            let generation = old_meta["generation"].as_i64().unwrap_or(0) + 1;
-            meta_mut(&mut new).insert("generation".into(), generation.into());
+        service_address::keep_allocated(kind, &mut new, old);
+        let mut new = kind.default(new).map_err(|error| bad_object(&error))?;
+        let generation = old["metadata"].get("generation").and_then(Value::as_i64);
+        if let Some(generation) = generation.filter(|_| spec_changed(&new, old)) {
+            meta_mut(&mut new).insert("generation".into(), (generation + 1).into());
         }
         Ok(new)
     }
 }
 
-fn check_seen(kind: &Kind, name: &str, seen: &str, old: &Object) -> Result<()> {
+/// The version of the object that a client has seen; empty if it doesn't say.
+fn seen(object: &Object) -> Result<&str> {
+    match meta(object, "resourceVersion") {
+        // Kubernetes takes it for none.
+        "0" => Ok(""),
+        seen if seen.bytes().all(|byte| byte.is_ascii_digit()) => Ok(seen),
+        other => Err(Failure::bad_request(format!(
+            "metadata.resourceVersion: Invalid value: {other:?}: must be a number that the server has given out"
+        ))),
+    }
+}
+
+/// Refuses to change an object that is another than the client means (SEMANTICS 25).
+pub(crate) fn check_uid(kind: &Kind, old: &Object, meant: &str) -> Result<()> {
+    let uid = meta(old, "uid");
+    if meant.is_empty() || meant == uid {
+        return Ok(());
+    }
+    let why = format!("Precondition failed: UID in precondition: {meant}, UID in object meta: {uid}");
+    Err(Failure::conflict(kind, meta(old, "name"), &why))
+}
+
+/// The 422 for a patch that leaves what its kind doesn't know, or names a field twice.
+fn strict_patch(kind: &Kind, name: &str, patch: &[u8], problems: &[String]) -> Failure {
+    let shown = String::from_utf8_lossy(patch.get(..PATCH_SHOWN_BYTES_MAX).unwrap_or(patch));
+    let detail = schema::strict_decoding_error(problems);
+    Failure::invalid(kind, name, &[FieldError::invalid(&Path::root("patch"), shown, detail)])
+}
+
+/// Refuses to change an object that is no longer what the client has seen.
+pub(crate) fn check_seen(kind: &Kind, name: &str, seen: &str, old: &Object) -> Result<()> {
     if !seen.is_empty() && seen != meta(old, "resourceVersion") {
         return Err(Failure::modified(kind, name));
     }
