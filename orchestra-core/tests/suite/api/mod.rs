@@ -2,9 +2,19 @@
 
 mod fixture;
 
+mod create;
+mod delete;
 mod discovery;
 mod events;
+mod health;
+mod identity;
+mod list;
 mod openapi;
+mod patch;
 mod protobuf;
 mod rbac;
+mod services;
+mod subresources;
 mod tables;
+mod update;
+mod watch;
