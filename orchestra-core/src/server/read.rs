@@ -61,6 +61,8 @@ impl Inner {
 
     pub(super) async fn list(&self, kind: &Kind, target: &Target, query: &Query) -> Result<Answer> {
         let selection = Selection::parse(kind, query, target.name.as_deref())?;
+        // Whoever wanted a watch, but not in words that say so, must not take a list for one.
+        query.flag("watch")?;
         let limit = usize::try_from(query.number("limit")?.unwrap_or(0_i64)).unwrap_or(0);
         let request = bound_to(target, query);
         let token = self.token_of(query, &request)?;

@@ -2,6 +2,7 @@
 
 mod fixture;
 
+mod bad_input;
 mod create;
 mod delete;
 mod discovery;
@@ -9,6 +10,7 @@ mod events;
 mod health;
 mod identity;
 mod list;
+mod model;
 mod openapi;
 mod patch;
 mod protobuf;
