@@ -114,9 +114,3 @@ async fn health_and_version_are_told_to_anyone() {
         anyone.get(path).await.failed(401, "Unauthorized");
     }
 }
-
-#[tokio::test(start_paused = true)]
-async fn health_tells_its_checks_if_asked() {
-    let reply = Cluster::new().get("/readyz?verbose").await;
-    assert_eq!(reply.text(), "[+]ping ok\n[+]store ok\nreadyz check passed\n");
-}
