@@ -2,7 +2,7 @@
 //!
 //!     cargo run --example own_runtime
 //!
-//! prints `42 laws hold for Trusting`.
+//! prints `44 laws hold for Trusting`.
 
 use std::{
     sync::{Arc, OnceLock},

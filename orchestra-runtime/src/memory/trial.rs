@@ -1,6 +1,7 @@
 //! The suite on trial: a runtime that breaks a law fails a case of it.
 
 use std::{
+    net::Ipv4Addr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, OnceLock},
     time::Duration,
@@ -13,7 +14,7 @@ use orchestra_core::{
     runtime::{
         Capabilities, ContainerExec, ContainerId, ContainerLogs, ContainerRuntime, ContainerSpec, Result, SandboxId,
         SandboxSpec, SandboxStatus,
-        conformance::{Fixture, Time, run},
+        conformance::{CASES, Fixture, Time, run},
     },
 };
 
@@ -22,6 +23,8 @@ use crate::memory::MemoryRuntime;
 /// How a runtime breaks a law.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
+    /// It breaks none.
+    None,
     /// An exited container is started again: law 1.
     StartsAgain,
     /// Containers show only once they have exited: law 2.
@@ -34,8 +37,16 @@ enum Fault {
     ForgetsAll,
     /// Nobody is asked before being killed: law 6.
     KillsAtOnce,
+    /// What was stopped goes on: law 6.
+    StopsNothing,
+    /// All sandboxes have one address: law 6.
+    SharesAddresses,
     /// What was not started is said to be: law 7.
     StartsNothing,
+    /// Every image is said to be there: law 7.
+    HasEveryImage,
+    /// It can't do what it does: law 7.
+    IsModest,
 }
 
 #[derive(Debug)]
@@ -53,7 +64,8 @@ impl Faulty {
 #[async_trait]
 impl ContainerRuntime for Faulty {
     fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
+        let able = !self.is(Fault::IsModest);
+        Capabilities { users: able, tty: able, ..self.inner.capabilities() }
     }
 
     async fn pull_image(&self, image: &str) -> Result<Box<str>> {
@@ -61,6 +73,7 @@ impl ContainerRuntime for Faulty {
     }
 
     async fn image_id(&self, image: &str) -> Result<Option<Box<str>>> {
+        let image = if self.is(Fault::HasEveryImage) { "web:1" } else { image };
         self.inner.image_id(image).await
     }
 
@@ -84,6 +97,9 @@ impl ContainerRuntime for Faulty {
     }
 
     async fn stop_container(&self, id: &ContainerId, grace: Duration) -> Result<()> {
+        if self.is(Fault::StopsNothing) {
+            return Ok(());
+        }
         let grace = if self.is(Fault::KillsAtOnce) { Duration::ZERO } else { grace };
         self.inner.stop_container(id, grace).await
     }
@@ -95,6 +111,9 @@ impl ContainerRuntime for Faulty {
     async fn list(&self) -> Result<Vec<SandboxStatus>> {
         let mut list = self.inner.list().await?;
         for sandbox in &mut list {
+            if self.is(Fault::SharesAddresses) {
+                sandbox.address = Some(Ipv4Addr::LOCALHOST.into());
+            }
             sandbox.containers.retain(|container| match self.fault {
                 Fault::ListsLate => !container.state.is_running(),
                 Fault::ForgetsExits => container.state.is_running(),
@@ -144,13 +163,29 @@ fn a_broken_law_fails_its_case() {
         (Fault::StartsAgain, "an_exited_attempt_is_not_started_again"),
         (Fault::ListsLate, "starting_twice_starts_once"),
         (Fault::ForgetsExits, "evidence_stays_until_removed"),
+        (Fault::ForgetsExits, "the_exit_code_is_listed"),
         (Fault::TellsNothing, "an_exit_is_hinted"),
         (Fault::ForgetsAll, "a_running_container_outlives_its_runtime"),
         (Fault::KillsAtOnce, "stopping_asks_first"),
+        (Fault::KillsAtOnce, "what_ignores_the_request_is_killed_after_the_grace"),
+        (Fault::StopsNothing, "without_grace_it_is_killed_at_once"),
+        (Fault::StopsNothing, "stopping_asks_first"),
+        (Fault::SharesAddresses, "sandboxes_have_addresses_of_their_own"),
         (Fault::StartsNothing, "a_container_needs_a_sandbox"),
+        (Fault::StartsNothing, "an_id_that_is_no_name_is_refused"),
+        (Fault::HasEveryImage, "a_missing_image_is_an_error"),
+        (Fault::IsModest, "what_is_no_capability_is_refused"),
     ] {
         let node = Node(fault, OnceLock::new());
         let outcome = catch_unwind(AssertUnwindSafe(|| run(case, Time::Paused, &node)));
         assert!(outcome.is_err(), "{fault:?} passes {case}");
+    }
+}
+
+/// Each law has a fault here, and the runtime under the faults has none.
+#[test]
+fn the_suite_passes_the_runtime_under_the_faults() {
+    for case in CASES {
+        run(case.name, Time::Paused, &Node(Fault::None, OnceLock::new()));
     }
 }

@@ -7,6 +7,7 @@ use crate::runtime::{ContainerExec, ContainerId, Error, ExecSpec};
 
 const FOREVER: &str = "sleep 1000";
 
+/// Law 7: a command's failure is told, and is not the container's.
 pub(super) async fn a_command_returns_its_code(lab: Lab<'_>) {
     let Some(exec) = lab.runtime.exec() else { return };
     let sandbox = lab.sandbox("a").await;
@@ -17,6 +18,7 @@ pub(super) async fn a_command_returns_its_code(lab: Lab<'_>) {
     assert!(lab.state(&id).await.is_running());
 }
 
+/// Law 7: each stream arrives as itself.
 pub(super) async fn a_command_reads_and_writes(lab: Lab<'_>) {
     let Some(exec) = lab.runtime.exec() else { return };
     let sandbox = lab.sandbox("a").await;
@@ -25,6 +27,7 @@ pub(super) async fn a_command_reads_and_writes(lab: Lab<'_>) {
     assert_eq!((&*out, &*err, code), ("a line\nand more", "oops\n", 2));
 }
 
+/// Law 7.
 pub(super) async fn a_command_has_the_container_s_environment(lab: Lab<'_>) {
     let Some(exec) = lab.runtime.exec() else { return };
     let sandbox = lab.sandbox("a").await;
@@ -33,6 +36,7 @@ pub(super) async fn a_command_has_the_container_s_environment(lab: Lab<'_>) {
     assert_eq!(out, "hello world\n");
 }
 
+/// Law 7.
 pub(super) async fn a_command_needs_a_running_container(lab: Lab<'_>) {
     let Some(exec) = lab.runtime.exec() else { return };
     let sandbox = lab.sandbox("a").await;
@@ -44,6 +48,7 @@ pub(super) async fn a_command_needs_a_running_container(lab: Lab<'_>) {
     assert!(matches!(exited, Err(Error::NoContainer(named)) if named == id));
 }
 
+/// Law 6: only what was dropped ends.
 pub(super) async fn a_dropped_session_leaves_the_container_alone(lab: Lab<'_>) {
     let Some(exec) = lab.runtime.exec() else { return };
     let sandbox = lab.sandbox("a").await;

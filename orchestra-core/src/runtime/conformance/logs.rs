@@ -17,6 +17,7 @@ pub(super) async fn first_line(lab: &Lab<'_>, id: &ContainerId) {
     patience(log.next(), "a first line").await;
 }
 
+/// Law 7: what was asked for is what runs.
 pub(super) async fn arguments_and_environment_arrive(lab: Lab<'_>) {
     let Some(logs) = lab.runtime.logs() else { return };
     let sandbox = lab.sandbox("a").await;
@@ -28,6 +29,7 @@ pub(super) async fn arguments_and_environment_arrive(lab: Lab<'_>) {
     assert_eq!(lines, ["hello world", "it's \"one\" $HOME", "two", "lines"]);
 }
 
+/// Law 3: an exited container's log is whole, in order.
 pub(super) async fn lines_come_in_order_with_their_stream(lab: Lab<'_>) {
     let Some(logs) = lab.runtime.logs() else { return };
     let id = exited(&lab, "echo one; sleep 0.1; echo oops >&2; sleep 0.1; echo two").await;
@@ -35,6 +37,7 @@ pub(super) async fn lines_come_in_order_with_their_stream(lab: Lab<'_>) {
     assert_eq!(read_lines(log).await, ["one", "! oops", "two"]);
 }
 
+/// Law 3.
 pub(super) async fn a_tail_is_the_last_lines(lab: Lab<'_>) {
     let Some(logs) = lab.runtime.logs() else { return };
     let id = exited(&lab, "echo one; echo two; echo three").await;
@@ -45,6 +48,7 @@ pub(super) async fn a_tail_is_the_last_lines(lab: Lab<'_>) {
     }
 }
 
+/// Law 3: lines carry when they were written.
 pub(super) async fn a_log_since_a_moment_leaves_out_the_older(lab: Lab<'_>) {
     let Some(logs) = lab.runtime.logs() else { return };
     let id = exited(&lab, "echo one; sleep 0.3; echo two").await;
@@ -55,6 +59,7 @@ pub(super) async fn a_log_since_a_moment_leaves_out_the_older(lab: Lab<'_>) {
     assert_eq!(read_lines(logs.open(&id, options).await.expect("it has a log")).await, ["two"]);
 }
 
+/// Law 3: the last words count most.
 pub(super) async fn an_unfinished_line_is_not_lost(lab: Lab<'_>) {
     let Some(logs) = lab.runtime.logs() else { return };
     let id = exited(&lab, "echo one; printf last").await;
@@ -64,6 +69,7 @@ pub(super) async fn an_unfinished_line_is_not_lost(lab: Lab<'_>) {
     assert_eq!(all, [(&b"one"[..], true), (&b"last"[..], false)]);
 }
 
+/// Laws 2 and 3: when the log ends, the exit is there to be read.
 pub(super) async fn a_followed_log_ends_with_the_container(lab: Lab<'_>) {
     let Some(logs) = lab.runtime.logs() else { return };
     let sandbox = lab.sandbox("a").await;
@@ -73,6 +79,7 @@ pub(super) async fn a_followed_log_ends_with_the_container(lab: Lab<'_>) {
     assert_eq!(lab.exit_code(&id).await, 3);
 }
 
+/// Law 2: for whoever follows, too.
 pub(super) async fn a_followed_log_shows_what_comes(lab: Lab<'_>) {
     let Some(logs) = lab.runtime.logs() else { return };
     let sandbox = lab.sandbox("a").await;
@@ -85,6 +92,7 @@ pub(super) async fn a_followed_log_shows_what_comes(lab: Lab<'_>) {
     assert_eq!(patience(texts.next(), "a new line").await.as_deref(), Some(&b"three"[..]));
 }
 
+/// Law 3.
 pub(super) async fn the_log_of_a_previous_attempt_stays(lab: Lab<'_>) {
     let Some(logs) = lab.runtime.logs() else { return };
     let first = exited(&lab, "echo first").await;
@@ -93,6 +101,7 @@ pub(super) async fn the_log_of_a_previous_attempt_stays(lab: Lab<'_>) {
     assert_eq!(read_lines(log).await, ["first"]);
 }
 
+/// Law 7.
 pub(super) async fn the_log_of_nothing_is_an_error(lab: Lab<'_>) {
     let Some(logs) = lab.runtime.logs() else { return };
     let id = container_id(&SandboxId("absent".into()), 0);

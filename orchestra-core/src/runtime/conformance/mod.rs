@@ -5,7 +5,7 @@
 
 #![allow(clippy::needless_pass_by_value, reason = "a case owns its lab, so that it can close it and open another")]
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, future::BoxFuture, stream::BoxStream};
@@ -38,6 +38,11 @@ pub trait Fixture: Send + Sync {
     /// A program that the image hasn't got.
     fn missing_program(&self) -> Box<str> {
         "/no/such/program".into()
+    }
+
+    /// A directory of the node that containers can be shown and may write to, if they can touch files at all.
+    fn shared_dir(&self) -> Option<PathBuf> {
+        None
     }
 
     /// Ends whatever a case left behind.
@@ -109,11 +114,13 @@ cases! {
         a_shorter_grace_overrides_a_longer_one
         stopping_an_exited_container_keeps_its_code
         removing_a_sandbox_ends_all_in_it
+        what_a_container_started_ends_with_it
         removing_at_the_same_time_succeeds
         sandboxes_have_addresses_of_their_own
         labels_come_back
         a_missing_image_is_an_error
         a_missing_program_is_an_error_or_an_exit
+        what_is_no_capability_is_refused
         an_exit_is_hinted
         a_dropped_call_can_be_made_again
     }

@@ -11,6 +11,7 @@ async fn reopen(lab: Lab<'_>) -> Lab<'_> {
     Lab { runtime: fixture.open().await, fixture }
 }
 
+/// Law 5: it is adopted, not started again (SEMANTICS 51).
 pub(super) async fn a_running_container_outlives_its_runtime(lab: Lab<'_>) {
     let sandbox = lab.sandbox("a").await;
     let running = lab.start(&sandbox, 0, "sleep 1000").await;
@@ -23,6 +24,7 @@ pub(super) async fn a_running_container_outlives_its_runtime(lab: Lab<'_>) {
     assert_eq!(Some(lab.state(&running).await), before.first().map(|s| s.containers[0].state.clone()), "law 1");
 }
 
+/// Law 5.
 pub(super) async fn an_exit_that_nobody_saw_is_known_later(lab: Lab<'_>) {
     let sandbox = lab.sandbox("a").await;
     let id = lab.start(&sandbox, 0, "sleep 0.2; exit 11").await;
@@ -30,6 +32,7 @@ pub(super) async fn an_exit_that_nobody_saw_is_known_later(lab: Lab<'_>) {
     assert_eq!(lab.exit_code(&id).await, 11, "law 5");
 }
 
+/// Laws 5 and 6.
 pub(super) async fn a_container_of_before_can_be_stopped(lab: Lab<'_>) {
     let sandbox = lab.sandbox("a").await;
     let id = lab.start(&sandbox, 0, "trap 'exit 8' TERM; echo up; sleep 1000 & wait").await;
@@ -41,6 +44,7 @@ pub(super) async fn a_container_of_before_can_be_stopped(lab: Lab<'_>) {
     assert_eq!(lab.sandbox_status(&sandbox).await, None);
 }
 
+/// Laws 5 and 6: and nobody else gets it (SEMANTICS 58).
 pub(super) async fn an_address_outlives_the_runtime(lab: Lab<'_>) {
     let sandbox = lab.sandbox("a").await;
     lab.start(&sandbox, 0, "sleep 1000").await;
@@ -52,6 +56,7 @@ pub(super) async fn an_address_outlives_the_runtime(lab: Lab<'_>) {
     assert_ne!(lab.sandbox_status(&other).await.expect("the sandbox is listed").address, before, "SEMANTICS 58");
 }
 
+/// Law 2: whoever changed it.
 pub(super) async fn two_handles_see_one_truth(lab: Lab<'_>) {
     let handle = lab.runtime.clone();
     let sandbox = lab.sandbox("a").await;
