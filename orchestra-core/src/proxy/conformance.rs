@@ -131,7 +131,11 @@ pub async fn a_refused_table_leaves_the_old_one_in_force(fixture: &dyn Fixture) 
         let mut bad = table(fixture, 2, &[(1, &[2]), (2, &[3])]);
         bad.routes.insert(unusable, Route { backends: vec![fixture.backend(0)], affinity: None });
         let error = fixture.proxy().sync(&bad).await.expect_err("a frontend can't be served");
-        assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+        match error {
+            Error::Unusable { frontends, .. } => assert_eq!(frontends, [unusable]),
+            Error::Unavailable(_) => {}
+            error => panic!("no reason to refuse: {error:?}"),
+        }
     }
     let stale = table(fixture, 0, &[(0, &[3])]);
     fixture.proxy().sync(&stale).await.expect_err("older than the one in force");

@@ -91,6 +91,15 @@ pub enum Error {
         /// That of the table in force.
         current: Revision,
     },
+    /// Some frontends can't be served here, whatever else is in the table, and nothing of it is in force: leave them out.
+    #[error("{} frontends can't be served here", frontends.len())]
+    Unusable {
+        /// All of them.
+        frontends: Vec<Frontend>,
+        /// What the data plane said of the first.
+        #[source]
+        source: BoxError,
+    },
     /// The data plane refused: what is in force is unchanged; retry.
     #[error("data plane unavailable")]
     Unavailable(#[source] BoxError),
@@ -118,6 +127,7 @@ pub trait Proxy: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Error::Stale`] for a table older than the one in force; [`Error::Unavailable`] if the data plane refuses.
+    /// [`Error::Stale`] for a table older than the one in force; [`Error::Unusable`] for one with frontends that can't be
+    /// served, such as addresses that the node hasn't got; [`Error::Unavailable`] if the data plane refuses.
     async fn sync(&self, table: &ServiceTable) -> Result<Synced, Error>;
 }

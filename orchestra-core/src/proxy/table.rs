@@ -72,11 +72,13 @@ fn service_routes(spec: &ServiceSpec, slices: &[&EndpointSlice], node: &NodeView
         let Some(protocol) = protocol(port.protocol.as_deref()) else { continue };
         let candidates = candidates(port, protocol, slices);
         let mut route = |addresses: &mut dyn Iterator<Item = IpAddr>, port: i32, local: bool| {
-            let Ok(port) = u16::try_from(port) else { return };
+            let Some(port) = u16::try_from(port).ok().filter(|&port| port > 0) else { return };
             let backends = backends(&candidates, local.then_some(node.name.as_str()));
             routes.extend(addresses.map(|address| {
                 let frontend = Frontend { address: SocketAddr::new(address, port), protocol };
-                (frontend, Route { backends: backends.clone(), affinity })
+                // A dual-stack service keeps to the family that its client came by.
+                let backends = backends.iter().filter(|backend| backend.is_ipv4() == address.is_ipv4());
+                (frontend, Route { backends: backends.copied().collect(), affinity })
             }));
         };
         let internal_local = spec.internal_traffic_policy.as_deref() == Some("Local");
@@ -243,6 +245,36 @@ mod tests {
             shown(&of(&spec, &slice)),
             ["127.0.0.1:30080 [127.1.0.1:8080]", "127.96.0.9:80 [127.1.0.1:8080, 127.1.0.2:8080]"]
         );
+    }
+
+    #[test]
+    fn an_internal_service_that_is_local_refuses_without_endpoints_of_the_node() {
+        let mut spec = spec();
+        spec["internalTrafficPolicy"] = "Local".into();
+        let far = slice(&[("127.1.0.2", true, true, false, "n2")]);
+        assert_eq!(shown(&of(&spec, &far)), ["127.96.0.9:80 []"]);
+        let near = slice(&[("127.1.0.1", false, true, true, "n1"), ("127.1.0.2", true, true, false, "n2")]);
+        assert_eq!(
+            shown(&of(&spec, &near)),
+            ["127.96.0.9:80 [127.1.0.1:8080]"],
+            "its own draining one, not the far one"
+        );
+    }
+
+    #[test]
+    fn a_frontend_keeps_to_the_backends_of_its_family() {
+        let mut spec = spec();
+        spec["clusterIPs"] = json!(["127.96.0.9", "::1"]);
+        let slice = slice(&[("127.1.0.1", true, true, false, "n1"), ("fd00::1", true, true, false, "n1")]);
+        assert_eq!(shown(&of(&spec, &slice)), ["127.96.0.9:80 [127.1.0.1:8080]", "[::1]:80 [[fd00::1]:8080]"]);
+    }
+
+    #[test]
+    fn a_port_that_is_not_set_is_not_served() {
+        let mut spec = spec();
+        spec["type"] = "NodePort".into();
+        spec["ports"][0]["nodePort"] = 0.into();
+        assert_eq!(shown(&of(&spec, &slice(&[]))), ["127.96.0.9:80 []"]);
     }
 
     #[test]
