@@ -32,8 +32,9 @@ impl Balancer {
         if route.affinity.is_none() {
             self.clients.clear();
         }
-        self.clients.retain(|_, (backend, _)| route.backends.binary_search(backend).is_ok());
         self.route = route;
+        let backends = &self.route.backends;
+        self.clients.retain(|_, (backend, _)| backends.binary_search(backend).is_ok());
     }
 
     /// How many backends there are to try.
@@ -60,10 +61,20 @@ impl Balancer {
         Some(backend)
     }
 
-    /// Another backend for `client`, whose last one doesn't answer.
-    pub fn pick_another(&mut self, client: IpAddr, now: Instant) -> Option<SocketAddr> {
+    /// A backend for `client` other than those it `tried`, which don't answer; `None` if that were all.
+    pub fn pick_another(&mut self, client: IpAddr, tried: &[SocketAddr], now: Instant) -> Option<SocketAddr> {
         self.clients.remove(&client);
-        self.pick(client, now)
+        let backend = (0..self.len()).filter_map(|_| self.rotate()).find(|backend| !tried.contains(backend))?;
+        if self.route.affinity.is_some() {
+            self.remember(client, backend, now);
+        }
+        Some(backend)
+    }
+
+    /// Whether connections may go to `backend`.
+    #[must_use]
+    pub fn has(&self, backend: SocketAddr) -> bool {
+        self.route.backends.binary_search(&backend).is_ok()
     }
 
     fn rotate(&mut self) -> Option<SocketAddr> {
@@ -124,6 +135,19 @@ mod tests {
             balancer.pick(client(n), now + Duration::from_millis(u64::from(n)));
         }
         assert_eq!(balancer.clients.len(), AFFINITY_CLIENTS_MAX);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_sent_to_each_other_backend_once_however_many_ask_meanwhile() {
+        let mut balancer = Balancer::new(route(&[1, 2, 3], None));
+        let now = Instant::now();
+        let mut tried: Vec<_> = balancer.pick(client(1), now).into_iter().collect();
+        while let Some(another) = balancer.pick_another(client(1), &tried, now) {
+            assert!(!tried.contains(&another));
+            tried.push(another);
+            balancer.pick(client(2), now);
+        }
+        assert_eq!(tried.len(), 3);
     }
 
     proptest! {

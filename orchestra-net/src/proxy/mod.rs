@@ -2,10 +2,12 @@
 
 mod balance;
 mod memory;
+mod metrics;
 mod service_proxy;
 mod userspace;
 
 pub use balance::{AFFINITY_CLIENTS_MAX, Balancer};
 pub use memory::MemoryProxy;
+pub use metrics::Metrics;
 pub use service_proxy::ServiceProxy;
-pub use userspace::UserspaceProxy;
+pub use userspace::{CONNECTIONS_MAX, UserspaceProxy};

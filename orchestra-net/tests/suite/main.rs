@@ -1,3 +1,4 @@
 //! The laws of the proxies, over real sockets where they have any.
 
+mod mutants;
 mod proxy;

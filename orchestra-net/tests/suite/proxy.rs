@@ -196,3 +196,119 @@ async fn a_dead_backend_is_passed_over() {
         assert_eq!(sockets.connect(sockets.frontend(0)).await, Some(sockets.backends[0]));
     }
 }
+
+/// However many connect at the same time, none is sent to the dead one twice and turned away.
+#[tokio::test]
+async fn a_dead_backend_turns_nobody_away() {
+    const CLIENTS: usize = 32;
+    let sockets = Sockets::start(Protocol::Tcp).await;
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port").local_addr().expect("bound");
+    let mut backends = vec![closed, sockets.backends[0]];
+    backends.sort();
+    sockets.sync(1, backends).await;
+    let clients = (0..CLIENTS).map(|_| sockets.connect(sockets.frontend(0)));
+    assert_eq!(futures::future::join_all(clients).await, [Some(sockets.backends[0]); CLIENTS]);
+}
+
+/// An ordinary end would tell a client that it has all there is.
+#[tokio::test]
+async fn a_connection_that_breaks_behind_the_proxy_breaks_before_it() {
+    let sockets = Sockets::start(Protocol::Tcp).await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    sockets.sync(1, vec![listener.local_addr().expect("bound")]).await;
+    let mut client = TcpStream::connect(sockets.frontend(0).address).await.expect("served");
+    let (mut backend, _) = listener.accept().await.expect("a connection");
+    backend.write_all(b"half of").await.expect("open");
+    client.read_exact(&mut [0; 7]).await.expect("half");
+    backend.set_zero_linger().expect("open");
+    drop(backend);
+    let outcome = client.read(&mut [0; 8]).await;
+    assert_eq!(outcome.expect_err("not an end").kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_client_of_dead_backends_is_reset() {
+    let sockets = Sockets::start(Protocol::Tcp).await;
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port").local_addr().expect("bound");
+    sockets.sync(1, vec![closed]).await;
+    let mut client = TcpStream::connect(sockets.frontend(0).address).await.expect("listened on");
+    let outcome = client.read(&mut [0; 8]).await;
+    assert_eq!(outcome.expect_err("not an end").kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// A slow reader holds its writer back: nothing in between grows.
+#[tokio::test]
+async fn a_writer_waits_for_its_reader() {
+    let sockets = Sockets::start(Protocol::Tcp).await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    sockets.sync(1, vec![listener.local_addr().expect("bound")]).await;
+    let mut client = TcpStream::connect(sockets.frontend(0).address).await.expect("served");
+    let (mut backend, _) = listener.accept().await.expect("a connection");
+    // More than all buffers on the way hold together.
+    let sent = vec![7; 64 << 20];
+    let all = client.write_all(&sent);
+    let held = tokio::time::timeout(std::time::Duration::from_millis(300), all).await;
+    assert!(held.is_err(), "nobody reads");
+    drop(client);
+    let mut received = Vec::new();
+    backend.read_to_end(&mut received).await.expect("what was on the way arrives");
+    assert!(!received.is_empty() && received.len() < sent.len());
+}
+
+#[tokio::test]
+async fn a_thousand_connections_are_served_at_once() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    const CLIENTS: usize = 1_000;
+    // Each has four ends in this process.
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).expect("up to the hard limit");
+    let sockets = Sockets::start(Protocol::Tcp).await;
+    sockets.sync(1, sorted(&sockets.backends)).await;
+    let open = |_| async {
+        let mut client = TcpStream::connect(sockets.frontend(0).address).await.expect("served");
+        let length = client.read(&mut [0; 64]).await.expect("a greeting");
+        assert!(length > 0);
+        client
+    };
+    let clients = futures::future::join_all((0..CLIENTS).map(open)).await;
+    let close = |mut client: TcpStream| async move {
+        client.write_all(b"still here").await.expect("open");
+        client.shutdown().await.expect("open");
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).await.expect("drained");
+        assert_eq!(rest, "still here");
+    };
+    futures::future::join_all(clients.into_iter().map(close)).await;
+}
+
+/// Datagrams have no connection that could finish: the next one goes to a backend that is there.
+#[tokio::test]
+async fn a_client_of_a_removed_udp_backend_goes_elsewhere() {
+    let sockets = Sockets::start(Protocol::Udp).await;
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    client.connect(sockets.frontend(0).address).await.expect("an address");
+    let ask = async || {
+        let mut answer = [0; 64];
+        client.send(b"?").await.expect("sent");
+        let length = client.recv(&mut answer).await.expect("an answer");
+        std::str::from_utf8(&answer[..length]).expect("text").parse::<SocketAddr>().expect("an address")
+    };
+    sockets.sync(1, sockets.backends[..1].to_vec()).await;
+    assert_eq!([ask().await, ask().await], [sockets.backends[0]; 2], "a client keeps its flow");
+    sockets.sync(2, sorted(&sockets.backends[1..2])).await;
+    assert_eq!(ask().await, sockets.backends[1]);
+}
+
+fn sorted(backends: &[SocketAddr]) -> Vec<SocketAddr> {
+    let mut backends = backends.to_vec();
+    backends.sort();
+    backends
+}
+
+impl Sockets {
+    /// Brings a table of one frontend into force.
+    async fn sync(&self, revision: u64, backends: Vec<SocketAddr>) {
+        let routes = [(self.frontend(0), Route { backends, affinity: None })].into();
+        self.proxy.sync(&ServiceTable { revision: Revision(revision), routes }).await.expect("in force");
+    }
+}

@@ -13,6 +13,10 @@ use std::{
 };
 
 use async_trait::async_trait;
+use tokio::{
+    net::{TcpListener, TcpSocket, UdpSocket},
+    sync::Semaphore,
+};
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::AbortOnDropHandle,
@@ -22,6 +26,12 @@ use orchestra_core::proxy::{Error, Frontend, Protocol, Proxy, ServiceTable, Sync
 
 use super::Balancer;
 
+/// The most connections that are open at once, each with two file descriptors; more wait to be served.
+pub const CONNECTIONS_MAX: usize = 8_192;
+
+/// How many connections wait for each listener to be accepted.
+const BACKLOG_MAX: u32 = 4_096;
+
 /// A [`Proxy`] that takes each connection and copies its bytes.
 ///
 /// Dropped, it closes every listener and every connection.
@@ -29,6 +39,7 @@ use super::Balancer;
 pub struct UserspaceProxy {
     /// One `sync` at a time; held while listeners close, which takes as long as their tasks take to notice.
     state: tokio::sync::Mutex<State>,
+    places: Arc<Semaphore>,
     closed: CancellationToken,
     _close: DropGuard,
 }
@@ -48,8 +59,8 @@ struct Listener {
 
 /// A frontend that is bound, but not served yet.
 enum Bound {
-    Tcp(std::net::TcpListener),
-    Udp(std::net::UdpSocket),
+    Tcp(TcpListener),
+    Udp(UdpSocket),
 }
 
 /// A balancer shared by the task that serves a frontend and the `sync` that replaces its route.
@@ -67,22 +78,41 @@ impl UserspaceProxy {
     #[must_use]
     pub fn new() -> Self {
         let closed = CancellationToken::new();
-        Self { state: tokio::sync::Mutex::default(), _close: closed.clone().drop_guard(), closed }
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        Self { state: tokio::sync::Mutex::default(), places, _close: closed.clone().drop_guard(), closed }
     }
 
-    fn listen(&self, bound: Bound, balancer: SharedBalancer) -> io::Result<Listener> {
+    /// Binds and serves frontends: all of them or none.
+    async fn open(&self, wanted: Vec<Frontend>) -> Result<BTreeMap<Frontend, Listener>, Error> {
+        let (mut opened, mut unusable, mut first) = (BTreeMap::new(), Vec::new(), None);
+        for frontend in wanted {
+            match bind(frontend).await {
+                Ok(bound) => drop(opened.insert(frontend, self.listen(bound, SharedBalancer::default()))),
+                Err(error) => {
+                    let why = format!("can't serve {}: {error}", frontend.address);
+                    if !is_the_frontends(&error) {
+                        return Err(Error::Unavailable(why.into()));
+                    }
+                    unusable.push(frontend);
+                    first.get_or_insert(why);
+                }
+            }
+        }
+        match first {
+            Some(why) => Err(Error::Unusable { frontends: unusable, source: why.into() }),
+            None => Ok(opened),
+        }
+    }
+
+    fn listen(&self, bound: Bound, balancer: SharedBalancer) -> Listener {
         let serving = balancer.clone();
         let task = match bound {
             Bound::Tcp(listener) => {
-                let listener = tokio::net::TcpListener::from_std(listener)?;
-                tokio::spawn(tcp::serve(listener, serving, self.closed.clone()))
+                tokio::spawn(tcp::serve(listener, serving, Arc::clone(&self.places), self.closed.clone()))
             }
-            Bound::Udp(socket) => {
-                let socket = Arc::new(tokio::net::UdpSocket::from_std(socket)?);
-                tokio::spawn(udp::serve(socket, serving, self.closed.clone()))
-            }
+            Bound::Udp(socket) => tokio::spawn(udp::serve(Arc::new(socket), serving, self.closed.clone())),
         };
-        Ok(Listener { balancer, task: AbortOnDropHandle::new(task) })
+        Listener { balancer, task: AbortOnDropHandle::new(task) }
     }
 }
 
@@ -103,15 +133,8 @@ impl Proxy for UserspaceProxy {
         let served = |frontend: &Frontend| table.routes.get(frontend).is_some_and(|route| !route.backends.is_empty());
 
         // All that can fail comes first, and undoes itself by drop.
-        let mut opened = BTreeMap::new();
-        for frontend in table.routes.keys().filter(|frontend| served(frontend)) {
-            if !state.listeners.contains_key(frontend) {
-                let listener = bind(*frontend)
-                    .and_then(|bound| self.listen(bound, SharedBalancer::default()))
-                    .map_err(|error| Error::Unavailable(format!("can't serve {}: {error}", frontend.address).into()))?;
-                opened.insert(*frontend, listener);
-            }
-        }
+        let wanted = table.routes.keys().filter(|frontend| served(frontend) && !state.listeners.contains_key(frontend));
+        let mut opened = self.open(wanted.copied().collect()).await?;
 
         state.listeners.append(&mut opened);
         for (frontend, listener) in &state.listeners {
@@ -131,17 +154,22 @@ impl Proxy for UserspaceProxy {
     }
 }
 
-fn bind(frontend: Frontend) -> io::Result<Bound> {
+/// Whether an error is about this one frontend: its address is not the machine's, or not to be had.
+fn is_the_frontends(error: &io::Error) -> bool {
+    use io::ErrorKind::{AddrInUse, AddrNotAvailable, InvalidInput, PermissionDenied};
+    matches!(error.kind(), AddrInUse | AddrNotAvailable | InvalidInput | PermissionDenied)
+}
+
+async fn bind(frontend: Frontend) -> io::Result<Bound> {
+    let address = frontend.address;
     Ok(match frontend.protocol {
         Protocol::Tcp => {
-            let listener = std::net::TcpListener::bind(frontend.address)?;
-            listener.set_nonblocking(true)?;
-            Bound::Tcp(listener)
+            let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+            // Connections of an earlier listener may still linger.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Bound::Tcp(socket.listen(BACKLOG_MAX)?)
         }
-        Protocol::Udp => {
-            let socket = std::net::UdpSocket::bind(frontend.address)?;
-            socket.set_nonblocking(true)?;
-            Bound::Udp(socket)
-        }
+        Protocol::Udp => Bound::Udp(UdpSocket::bind(address).await?),
     })
 }
