@@ -89,7 +89,18 @@ struct Shared {
     events: broadcast::Sender<SandboxId>,
     growth: Arc<Growth>,
     tasks: Mutex<JoinSet<()>>,
-    _lock: File,
+    _lock: Lock,
+}
+
+/// The hold on a directory.
+///
+/// Given up by name: a process that is just being forked has the file open too, until it becomes another program.
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _closed_anyway = flock(&self.0, FlockOperation::NonBlockingUnlock);
+    }
 }
 
 struct State {
@@ -126,7 +137,7 @@ impl ProcessRuntime {
             events: broadcast::Sender::new(EVENTS_MAX),
             growth: growth.clone(),
             tasks: Mutex::default(),
-            _lock: lock,
+            _lock: Lock(lock),
         };
         shared.run(async move {
             if let Err(error) = growth.run().await {
