@@ -29,7 +29,7 @@ use futures::{
 };
 use orchestra_core::runtime::{
     Capabilities, ContainerExec, ContainerId, ContainerLogs, ContainerRuntime, ContainerSpec, ContainerState, Error,
-    Result, SandboxId, SandboxSpec, SandboxStatus,
+    Result, SandboxId, SandboxPorts, SandboxSpec, SandboxStatus,
 };
 
 use self::{
@@ -43,6 +43,7 @@ mod convert;
 mod exec;
 mod logs;
 mod pause;
+mod ports;
 
 /// How long the removal of a sandbox may take the engine.
 const REMOVED_WITHIN: Duration = Duration::from_secs(20);
@@ -329,6 +330,10 @@ impl ContainerRuntime for DockerRuntime {
     }
 
     fn exec(&self) -> Option<&dyn ContainerExec> {
+        Some(self)
+    }
+
+    fn ports(&self) -> Option<&dyn SandboxPorts> {
         Some(self)
     }
 }

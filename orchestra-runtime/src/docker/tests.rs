@@ -3,17 +3,20 @@
 use std::{collections::BTreeSet, path::PathBuf, process::Command, sync::Arc};
 
 use async_trait::async_trait;
+use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveImageOptions};
 use orchestra_core::runtime::{
-    ContainerRuntime,
+    ContainerRuntime, Error, SandboxId, SandboxPorts as _, SandboxSpec,
     conformance::{CASES, Fixture, Time, run},
 };
 
-use super::DockerRuntime;
+use tempfile::TempDir;
+
+use super::{DockerRuntime, convert::NODE_LABEL, pause::PAUSE_IMAGE};
 
 const IMAGE: &str = "orchestra/conformance:1";
 
-/// A node by its name on the engine.
-struct Node(String);
+/// A node by its name on the engine, and a directory of the machine that containers are shown.
+struct Node(String, TempDir);
 
 impl Node {
     async fn connect(&self) -> DockerRuntime {
@@ -37,6 +40,10 @@ impl Fixture for Node {
 
     fn missing_image(&self) -> Box<str> {
         "127.0.0.1:1/none:1".into()
+    }
+
+    fn shared_dir(&self) -> Option<PathBuf> {
+        Some(self.1.path().into())
     }
 
     async fn close(&self) {
@@ -76,6 +83,41 @@ fn every_law_holds_on_the_engine() {
     for (number, case) in CASES.iter().enumerate() {
         println!("{}", case.name);
         let name = format!("test-{}-{number}", std::process::id());
-        run(case.name, Time::Real, &Node(name));
+        run(case.name, Time::Real, &Node(name, TempDir::new().unwrap()));
     }
+    runtime.block_on(leave_nothing_behind());
+}
+
+/// Removes the images that the suite brought; containers of the suite would show here.
+async fn leave_nothing_behind() {
+    let engine = DockerRuntime::connect("probe").await.unwrap().engine;
+    let ours = format!("{NODE_LABEL}=test-{}-", std::process::id());
+    let all = ListContainersOptionsBuilder::default().all(true).build();
+    for container in engine.list_containers(Some(all)).await.unwrap() {
+        let labels = container.labels.unwrap_or_default();
+        assert!(!labels.iter().any(|(name, value)| format!("{name}={value}").starts_with(&ours)), "{labels:?}");
+    }
+    for image in [IMAGE, PAUSE_IMAGE] {
+        // Another run of the tests may use it at this moment.
+        let _in_use = engine.remove_image(image, None::<RemoveImageOptions>, None).await;
+    }
+}
+
+#[tokio::test]
+#[allow(clippy::print_stdout, reason = "a skipped test says so")]
+async fn a_port_of_a_sandbox_is_reached_from_the_node() {
+    if DockerRuntime::connect("probe").await.is_err() {
+        println!("skipped: no Docker Engine here");
+        return;
+    }
+    let node = Node(format!("test-{}-ports", std::process::id()), TempDir::new().unwrap());
+    let runtime = node.connect().await;
+    let id = SandboxId("a".into());
+    runtime.create_sandbox(&id, &SandboxSpec::default()).await.unwrap();
+    // Nothing listens there, and the sandbox says so itself.
+    let refused = runtime.connect(&id, 9).await.err().unwrap();
+    assert!(matches!(refused, Error::Unavailable(_)), "{refused:?}");
+    runtime.remove_sandbox(&id).await.unwrap();
+    let gone = runtime.connect(&id, 9).await.err().unwrap();
+    assert!(matches!(gone, Error::NoSandbox(_)), "{gone:?}");
 }
