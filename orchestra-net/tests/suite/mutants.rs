@@ -65,8 +65,8 @@ impl Proxy for Mutant {
             }),
             Fault::KeepsTheLast => {
                 wanted.routes.iter_mut().filter(|(_, new)| new.backends.is_empty()).for_each(|(frontend, route)| {
-                    route.backends = before.routes.get(frontend).cloned().unwrap_or_default().backends
-                })
+                    route.backends = before.routes.get(frontend).cloned().unwrap_or_default().backends;
+                });
             }
             Fault::Favors => wanted.routes.values_mut().for_each(|route| route.backends.truncate(1)),
             Fault::Forgets => wanted.routes.values_mut().for_each(|route| route.affinity = None),

@@ -24,6 +24,8 @@ pub(super) struct Memory {
     pub(super) failures: BTreeMap<Box<str>, Failure>,
     /// What probes found, by the container's name.
     pub(super) probes: BTreeMap<Box<str>, Probed>,
+    /// The last words of attempts that have exited.
+    pub(super) messages: BTreeMap<ContainerId, String>,
 }
 
 impl Memory {
@@ -78,9 +80,20 @@ pub(super) enum Action {
     /// Starts the attempt of a container, with the backoff that follows it.
     Start { name: Box<str>, attempt: u32, backoff_seconds: u64 },
     /// Ends containers, side by side, within the pod's grace.
-    Stop { attempts: Vec<(Box<str>, u32)>, why: &'static str },
+    Stop { attempts: Vec<(Box<str>, u32)>, why: Why },
     /// Forgets an old attempt.
     Forget { name: Box<str>, attempt: u32 },
+}
+
+/// Why containers are ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Their pod ends.
+    PodEnds,
+    /// One doesn't start up.
+    StartupProbe,
+    /// One doesn't live up to it.
+    LivenessProbe,
 }
 
 /// What a pod needs next.
@@ -149,6 +162,20 @@ pub(super) fn failure_backoff_seconds(count: u32) -> u64 {
     BACKOFF_SECONDS_MIN.saturating_mul(1 << count.saturating_sub(1).min(5)).min(BACKOFF_SECONDS_MAX)
 }
 
+/// When an active pod has to have ended, if it says so.
+pub(super) fn deadline(view: &View<'_>) -> Option<Timestamp> {
+    let seconds = view.pod.spec.as_ref()?.active_deadline_seconds?;
+    let started =
+        view.pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map_or(view.now, |time| time.0);
+    let within = std::time::Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    Some(started.saturating_add(within).unwrap_or(Timestamp::MAX))
+}
+
+/// Whether an active pod has had its time.
+pub(super) fn is_overdue(view: &View<'_>) -> bool {
+    deadline(view).is_some_and(|deadline| deadline <= view.now)
+}
+
 /// Whether all main containers have ended for good.
 pub(super) fn is_over(view: &View<'_>) -> bool {
     let Some(spec) = &view.pod.spec else { return true };
@@ -167,10 +194,10 @@ pub(super) fn is_over(view: &View<'_>) -> bool {
 pub(super) fn decide(view: &View<'_>) -> Plan {
     let Some(spec) = &view.pod.spec else { return Plan::default() };
     let phase = view.pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if view.ending || matches!(phase, Some("Succeeded" | "Failed")) || is_over(view) {
+    if view.ending || matches!(phase, Some("Succeeded" | "Failed")) || is_over(view) || is_overdue(view) {
         return end(view, spec);
     }
-    let mut plan = Plan::default();
+    let mut plan = Plan { wake_at: deadline(view), ..Plan::default() };
     if !view.sandbox.is_some_and(|sandbox| sandbox.ready) {
         if plan.may_retry(view, "") {
             plan.actions.push(Action::CreateSandbox);
@@ -201,7 +228,7 @@ fn end(view: &View<'_>, spec: &PodSpec) -> Plan {
         attempts = running(|role| role == Role::Sidecar).pop().into_iter().collect();
     }
     let ended = attempts.is_empty() && view.ending;
-    let actions = if attempts.is_empty() { Vec::new() } else { vec![Action::Stop { attempts, why: "Stopping" }] };
+    let actions = if attempts.is_empty() { Vec::new() } else { vec![Action::Stop { attempts, why: Why::PodEnds }] };
     Plan { actions, wake_at: None, ended }
 }
 
@@ -219,7 +246,8 @@ impl Plan {
             let probed = view.memory.probed(&status.id);
             if probed.alive == Some(false) || probed.started == Some(false) {
                 let attempts = vec![(name, status.id.attempt)];
-                self.actions.push(Action::Stop { attempts, why: "failed its probe, will be restarted" });
+                let why = if probed.alive == Some(false) { Why::LivenessProbe } else { Why::StartupProbe };
+                self.actions.push(Action::Stop { attempts, why });
                 return false;
             }
             return role == Role::Sidecar && (container.startup_probe.is_none() || probed.started == Some(true));

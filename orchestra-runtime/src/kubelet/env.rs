@@ -6,9 +6,9 @@ use k8s_openapi::{
     api::core::v1::{Container, EnvVarSource, Pod},
     apimachinery::pkg::api::resource::Quantity,
 };
-use orchestra_core::runtime::EnvVar;
+use orchestra_core::{api::quantity, runtime::EnvVar};
 
-use super::sources::Sources;
+use super::{links, sources::Sources};
 
 /// What a container's environment is made from.
 #[derive(Clone, Copy)]
@@ -18,11 +18,13 @@ pub(super) struct Context<'a> {
     pub(super) sources: &'a Sources,
     pub(super) pod_ip: &'a str,
     pub(super) host_ip: &'a str,
+    /// What the node has: the limit of a container that has none.
+    pub(super) capacity: &'a BTreeMap<String, Quantity>,
 }
 
 /// The environment of a container, in order; `Err` says what is missing.
 pub(super) fn environment(context: Context<'_>) -> Result<Vec<EnvVar>, String> {
-    let mut values: BTreeMap<String, String> = BTreeMap::new();
+    let mut values = links::variables(&context.sources.services);
     for from in context.container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         let (found, optional, what, name) = if let Some(source) = &from.config_map_ref {
@@ -89,7 +91,12 @@ fn referred(context: Context<'_>, from: &EnvVarSource) -> Result<Option<String>,
         return self::field(context.pod, &field.field_path, context.pod_ip, context.host_ip).map(Some);
     }
     if let Some(resource) = &from.resource_field_ref {
-        return Ok(Some(self::resource(context.container, &resource.resource, resource.divisor.as_ref())));
+        return Ok(Some(self::resource(
+            context.container,
+            &resource.resource,
+            resource.divisor.as_ref(),
+            context.capacity,
+        )));
     }
     let (data, key, optional, what, name) = if let Some(source) = &from.config_map_key_ref {
         (context.sources.config_maps.get(&source.name), &source.key, source.optional, "configmap", &source.name)
@@ -137,11 +144,18 @@ pub(super) fn field(pod: &Pod, path: &str, pod_ip: &str, host_ip: &str) -> Resul
     })
 }
 
-/// A resource of a container, in units of `divisor` and rounded up; 0 if it isn't set.
-pub(super) fn resource(container: &Container, resource: &str, divisor: Option<&Quantity>) -> String {
+/// A resource of a container, in units of `divisor` and rounded up. Without a limit, it is what the node has.
+pub(super) fn resource(
+    container: &Container,
+    resource: &str,
+    divisor: Option<&Quantity>,
+    capacity: &BTreeMap<String, Quantity>,
+) -> String {
     let resources = container.resources.as_ref();
     let quantity = match resource.split_once('.') {
-        Some(("limits", name)) => resources.and_then(|all| all.limits.as_ref()?.get(name)),
+        Some(("limits", name)) => {
+            resources.and_then(|all| all.limits.as_ref()?.get(name)).or_else(|| capacity.get(name))
+        }
         Some(("requests", name)) => resources.and_then(|all| all.requests.as_ref()?.get(name)),
         _ => None,
     };
@@ -150,31 +164,10 @@ pub(super) fn resource(container: &Container, resource: &str, divisor: Option<&Q
     value.div_ceil(divisor).to_string()
 }
 
-/// A quantity in thousandths of its unit, rounded down; none if it isn't one.
-pub(super) fn thousandths(quantity: &Quantity) -> Option<u128> {
-    let text = quantity.0.trim();
-    let digits = text.find(|char: char| !char.is_ascii_digit() && char != '.').unwrap_or(text.len());
-    let (number, suffix) = text.split_at(digits);
-    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    let (multiplier, divisor): (u128, u128) = match suffix {
-        "n" => (1, 1_000_000),
-        "u" => (1, 1_000),
-        "m" => (1, 1),
-        "" => (1_000, 1),
-        "k" => (1_000_000, 1),
-        "M" => (1_000_000_000, 1),
-        "G" => (1_000_000_000_000, 1),
-        "T" => (1_000_000_000_000_000, 1),
-        "Ki" => (1_000 << 10, 1),
-        "Mi" => (1_000 << 20, 1),
-        "Gi" => (1_000 << 30, 1),
-        "Ti" => (1_000 << 40, 1),
-        _ => return None,
-    };
-    let fraction = fraction.get(..fraction.len().min(9))?;
-    let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
-    let mantissa = format!("{whole}{fraction}").parse::<u64>().ok()?;
-    Some(u128::from(mantissa) * multiplier / (scale * divisor))
+/// A quantity in thousandths of its unit, rounded up; none if it isn't one.
+pub(super) fn thousandths(quantity: &Quantity) -> Option<u64> {
+    let exact: quantity::Quantity = quantity.0.trim().parse().ok()?;
+    u64::try_from(exact.as_millis()).ok()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -188,7 +181,7 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
     use proptest::prelude::{prop_assert_eq, proptest};
 
-    use super::{expand, thousandths};
+    use super::{expand, resource, thousandths};
 
     #[test]
     fn variables_are_expanded_as_kubernetes_does() {
@@ -201,10 +194,26 @@ mod tests {
 
     #[test]
     fn quantities_are_read_in_thousandths() {
-        let cases = [("100m", Some(100)), ("1.5", Some(1_500)), ("1Ki", Some(1_024_000)), ("x", None), ("1Q", None)];
+        let cases = [
+            ("100m", Some(100)),
+            ("1.5", Some(1_500)),
+            ("1Ki", Some(1_024_000)),
+            ("2e3", Some(2_000_000)),
+            ("x", None),
+        ];
         for (text, value) in cases {
             assert_eq!(thousandths(&Quantity(text.into())), value, "{text}");
         }
+    }
+
+    #[test]
+    fn a_container_without_a_limit_may_have_what_the_node_has() {
+        let capacity = [("cpu".to_owned(), Quantity("4".into())), ("memory".to_owned(), Quantity("8Gi".into()))].into();
+        let mebi = Quantity("1Mi".into());
+        let container = k8s_openapi::api::core::v1::Container::default();
+        assert_eq!(resource(&container, "limits.memory", Some(&mebi), &capacity), "8192");
+        assert_eq!(resource(&container, "limits.cpu", None, &capacity), "4");
+        assert_eq!(resource(&container, "requests.cpu", None, &capacity), "0");
     }
 
     proptest! {

@@ -1,22 +1,9 @@
-//! Tells people what happened to a pod.
+//! Tells people what happened to a pod; what recurs is counted, not told again.
 
-use k8s_openapi::{
-    api::core::v1::{Event, EventSource, ObjectReference, Pod},
-    apimachinery::pkg::apis::meta::v1::Time,
-};
-use kube::{
-    Api,
-    api::{ObjectMeta, PostParams},
-};
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+pub(super) use orchestra_core::controller::Severity;
 
 use super::Shared;
-
-/// How grave an event is.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Severity {
-    Normal,
-    Warning,
-}
 
 /// Records an event about `pod`, or about one of its containers. One that can't be written is dropped.
 pub(super) async fn record(
@@ -26,37 +13,20 @@ pub(super) async fn record(
     severity: Severity,
     (reason, message): (&str, String),
 ) {
-    let namespace = pod.metadata.namespace.clone().unwrap_or_default();
-    let name = pod.metadata.name.clone().unwrap_or_default();
-    let now = Time(shared.clock.now());
-    let event = Event {
-        metadata: ObjectMeta {
-            name: Some(format!("{name}.{:016x}", shared.entropy.next_u64())),
-            namespace: Some(namespace.clone()),
-            ..ObjectMeta::default()
-        },
-        involved_object: ObjectReference {
-            api_version: Some("v1".into()),
-            kind: Some("Pod".into()),
-            namespace: Some(namespace.clone()),
-            name: Some(name),
-            uid: pod.metadata.uid.clone(),
-            field_path: container.map(|container| format!("spec.containers{{{container}}}")),
-            ..ObjectReference::default()
-        },
-        type_: Some(format!("{severity:?}")),
-        reason: Some(reason.into()),
-        message: Some(message),
-        first_timestamp: Some(now.clone()),
-        last_timestamp: Some(now),
-        count: Some(1),
-        source: Some(EventSource { component: Some("kubelet".into()), host: Some(shared.node_name.clone()) }),
-        reporting_component: Some("kubelet".into()),
-        reporting_instance: Some(shared.node_name.clone()),
-        ..Event::default()
+    let object = ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        namespace: pod.metadata.namespace.clone(),
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
+        field_path: container.map(|container| field_path(pod, container)),
+        ..ObjectReference::default()
     };
-    let events: Api<Event> = Api::namespaced(shared.client.clone(), &namespace);
-    if let Err(error) = events.create(&PostParams::default(), &event).await {
-        tracing::debug!(%error, "event was not recorded");
-    }
+    shared.recorder.record_about(object, severity, reason, message).await;
+}
+
+fn field_path(pod: &Pod, container: &str) -> String {
+    let inits = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten());
+    let field = if inits.into_iter().any(|init| init.name == container) { "initContainers" } else { "containers" };
+    format!("spec.{field}{{{container}}}")
 }

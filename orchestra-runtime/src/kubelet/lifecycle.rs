@@ -2,19 +2,19 @@
 
 use std::{net::IpAddr, path::Path, time::Duration};
 
-use futures::future::try_join_all;
+use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
-use orchestra_core::runtime::{ContainerId, ContainerSpec, Error, ExecSpec, Resources, SandboxId, SandboxSpec, User};
+use orchestra_core::runtime::{ContainerId, ContainerSpec, Error, Resources, SandboxId, SandboxSpec, User};
 
 use super::{
     Shared,
-    decide::{BACKOFF_LABEL, containers},
+    decide::{BACKOFF_LABEL, Why, containers},
     dispatch::{NAME_LABEL, NAMESPACE_LABEL},
     env,
     events::{Severity, record},
     probe,
     sources::Sources,
-    volume,
+    terminal, volume,
     worker::names,
 };
 
@@ -51,7 +51,8 @@ pub(super) async fn create_sandbox(shared: &Shared, pod: &Pod, id: &SandboxId, d
     let waiting = |message| Refusal::new("ContainerCreating", message);
     let sources = Sources::read(&shared.client, pod).await.map_err(|error| waiting(error.to_string()))?;
     let host_ip = shared.address.to_string();
-    let context = volume::Context { pod, sources: &sources, pod_ip: "", host_ip: &host_ip, dir };
+    let context =
+        volume::Context { pod, sources: &sources, pod_ip: "", host_ip: &host_ip, capacity: &shared.capacity, dir };
     volume::mount_all(context).map_err(waiting)?;
     let (name, namespace) = names(pod);
     let spec = pod.spec.as_ref();
@@ -80,32 +81,9 @@ pub(super) async fn start(
     let Some((_, container)) = found else {
         return Err(Refusal::new("CreateContainerConfigError", "no such container"));
     };
-    let config = |message: String| Refusal::new("CreateContainerConfigError", message);
-    let sources = Sources::read(&shared.client, pod).await.map_err(|error| config(error.to_string()))?;
-    let host_ip = shared.address.to_string();
-    let pod_ip = place.address.unwrap_or(shared.address).to_string();
-    let context = volume::Context { pod, sources: &sources, pod_ip: &pod_ip, host_ip: &host_ip, dir: place.dir };
-    volume::mount_all(context).map_err(config)?;
-    let context = env::Context { pod, container, sources: &sources, pod_ip: &pod_ip, host_ip: &host_ip };
-    let variables = env::environment(context).map_err(config)?;
-    let mounts = volume::mounts(pod, container, place.dir).map_err(config)?;
+    let spec = container_spec(shared, pod, container, id, place).await?;
     pull(shared, pod, container).await?;
-    let values = variables.iter().map(|variable| (variable.name.to_string(), variable.value.to_string())).collect();
-    let words = |words: &Option<Vec<String>>| -> Vec<Box<str>> {
-        words.iter().flatten().map(|word| env::expand(word, &values).into()).collect()
-    };
-    let spec = ContainerSpec {
-        image: container.image.as_deref().unwrap_or_default().into(),
-        command: words(&container.command),
-        args: words(&container.args),
-        env: variables,
-        working_dir: container.working_dir.as_deref().map(Into::into),
-        mounts,
-        resources: limits(container),
-        user: user(pod, container),
-        tty: container.tty.unwrap_or(false),
-        labels: [(BACKOFF_LABEL.into(), backoff_seconds.to_string().into())].into(),
-    };
+    let spec = ContainerSpec { labels: [(BACKOFF_LABEL.into(), backoff_seconds.to_string().into())].into(), ..spec };
     shared.runtime.start_container(id, &spec).await.map_err(|error| match error {
         Error::Start { .. } => {
             Refusal { reason: "RunContainerError", later: "CrashLoopBackOff", message: chain(&error) }
@@ -118,7 +96,74 @@ pub(super) async fn start(
     ] {
         record(shared, pod, Some(&container.name), Severity::Normal, (reason, message)).await;
     }
-    Ok(())
+    if spec.resources != Resources::default() && !shared.runtime.capabilities().limits {
+        let message = format!("limits of container {} are not enforced by the container runtime", container.name);
+        record(shared, pod, Some(&container.name), Severity::Warning, ("LimitsNotEnforced", message)).await;
+    }
+    post_start(shared, pod, container, id).await
+}
+
+/// Runs what a container asks for after its start; if that fails, the container is ended.
+async fn post_start(shared: &Shared, pod: &Pod, container: &Container, id: &ContainerId) -> Result<(), Refusal> {
+    let Some(hook) = container.lifecycle.as_ref().and_then(|hooks| hooks.post_start.as_ref()) else { return Ok(()) };
+    let Err(why) = run_hook(shared, container, id, hook).await else { return Ok(()) };
+    let about = Some(container.name.as_str());
+    record(shared, pod, about, Severity::Warning, ("FailedPostStartHook", format!("PostStartHook failed: {why}")))
+        .await;
+    let grace = Duration::from_secs(GRACE_SECONDS_MIN);
+    let stopped = shared.runtime.stop_container(id, grace).await;
+    // It has been started, and is restarted as any that fails.
+    stopped.map_err(|error| Refusal::new("PostStartHookError", chain(&error)))
+}
+
+/// Works out what a container is made of, its volumes included.
+async fn container_spec(
+    shared: &Shared,
+    pod: &Pod,
+    container: &Container,
+    id: &ContainerId,
+    place: Place<'_>,
+) -> Result<ContainerSpec, Refusal> {
+    let config = |message: String| Refusal::new("CreateContainerConfigError", message);
+    if let Some(why) = probe::unsupported(container) {
+        return Err(config(why.into()));
+    }
+    let sources = async { Sources::read(&shared.client, pod).await?.with_services(&shared.client, pod).await };
+    let sources = sources.await.map_err(|error| config(error.to_string()))?;
+    let host_ip = shared.address.to_string();
+    let pod_ip = place.address.unwrap_or(shared.address).to_string();
+    let (pod_ip, host_ip, capacity) = (pod_ip.as_str(), host_ip.as_str(), &shared.capacity);
+    let context = volume::Context { pod, sources: &sources, pod_ip, host_ip, capacity, dir: place.dir };
+    volume::mount_all(context).map_err(config)?;
+    let context = env::Context { pod, container, sources: &sources, pod_ip, host_ip, capacity };
+    let variables = env::environment(context).map_err(config)?;
+    let values = variables.iter().map(|variable| (variable.name.to_string(), variable.value.to_string())).collect();
+    let mut mounts = volume::mounts(pod, container, place.dir, &values).map_err(config)?;
+    terminal::mount(place.dir, id, container, &mut mounts).map_err(config)?;
+    let words = |words: &Option<Vec<String>>| -> Vec<Box<str>> {
+        words.iter().flatten().map(|word| env::expand(word, &values).into()).collect()
+    };
+    Ok(ContainerSpec {
+        image: container.image.as_deref().unwrap_or_default().into(),
+        command: words(&container.command),
+        args: words(&container.args),
+        env: variables,
+        working_dir: container.working_dir.as_deref().map(Into::into),
+        mounts,
+        resources: limits(container),
+        user: user(pod, container),
+        tty: container.tty.unwrap_or(false),
+        ..ContainerSpec::default()
+    })
+}
+
+/// Brings a pod's volumes up to what they are made of now. What is gone stays as it was.
+pub(super) async fn refresh(shared: &Shared, pod: &Pod, place: Place<'_>) -> Result<(), String> {
+    let sources = Sources::read(&shared.client, pod).await.map_err(|error| error.to_string())?;
+    let host_ip = shared.address.to_string();
+    let pod_ip = place.address.unwrap_or(shared.address).to_string();
+    let (pod_ip, host_ip, capacity) = (pod_ip.as_str(), host_ip.as_str(), &shared.capacity);
+    volume::mount_all(volume::Context { pod, sources: &sources, pod_ip, host_ip, capacity, dir: place.dir })
 }
 
 async fn pull(shared: &Shared, pod: &Pod, container: &Container) -> Result<(), Refusal> {
@@ -147,47 +192,55 @@ pub(super) async fn stop(
     pod: &Pod,
     ids: &[ContainerId],
     grace: Duration,
-    why: &str,
+    why: Why,
 ) -> Result<(), Error> {
-    let stop = |id: &ContainerId| {
-        let id = id.clone();
-        async move {
-            let container = pod.spec.iter().flat_map(containers).map(|(_, container)| container);
-            let container = container.into_iter().find(|container| *container.name == *id.name);
-            let message = format!("{why} container {}", id.name);
-            record(shared, pod, Some(&id.name), Severity::Normal, ("Killing", message)).await;
-            let began = tokio::time::Instant::now();
-            let hook = container.and_then(|container| container.lifecycle.as_ref()?.pre_stop.as_ref());
-            let mut left = grace;
-            if let Some(hook) = hook.filter(|_| !grace.is_zero()) {
-                if tokio::time::timeout(grace, run_hook(shared, &id, hook)).await.is_err() {
-                    tracing::debug!(container = %id, "hook did not end within its pod's grace");
-                }
-                let least = Duration::from_secs(GRACE_SECONDS_MIN).min(grace);
-                left = grace.saturating_sub(began.elapsed()).max(least);
-            }
-            shared.runtime.stop_container(&id, left).await
-        }
-    };
-    try_join_all(ids.iter().map(stop)).await.map(drop)
+    let stops = ids.iter().map(|id| stop_one(shared, pod, id, grace, why));
+    join_all(stops).await.into_iter().collect()
 }
 
-async fn run_hook(shared: &Shared, id: &ContainerId, hook: &LifecycleHandler) {
+async fn stop_one(shared: &Shared, pod: &Pod, id: &ContainerId, grace: Duration, why: Why) -> Result<(), Error> {
+    let container = pod.spec.iter().flat_map(containers).map(|(_, container)| container);
+    let container = container.into_iter().find(|container| *container.name == *id.name);
+    let message = match why {
+        Why::PodEnds => format!("Stopping container {}", id.name),
+        Why::StartupProbe => format!("Container {} failed startup probe, will be restarted", id.name),
+        Why::LivenessProbe => format!("Container {} failed liveness probe, will be restarted", id.name),
+    };
+    record(shared, pod, Some(&id.name), Severity::Normal, ("Killing", message)).await;
+    let began = tokio::time::Instant::now();
+    let hook = container.and_then(|container| Some((container, container.lifecycle.as_ref()?.pre_stop.as_ref()?)));
+    let mut left = grace;
+    if let Some((container, hook)) = hook.filter(|_| !grace.is_zero()) {
+        let failed = match tokio::time::timeout(grace, run_hook(shared, container, id, hook)).await {
+            Ok(outcome) => outcome.err(),
+            Err(_) => Some("it did not end within its pod's grace".into()),
+        };
+        if let Some(failed) = failed {
+            let message = format!("PreStopHook failed: {failed}");
+            record(shared, pod, Some(&id.name), Severity::Warning, ("FailedPreStopHook", message)).await;
+        }
+        let least = Duration::from_secs(GRACE_SECONDS_MIN).min(grace);
+        left = grace.saturating_sub(began.elapsed()).max(least);
+    }
+    shared.runtime.stop_container(id, left).await
+}
+
+async fn run_hook(
+    shared: &Shared,
+    container: &Container,
+    id: &ContainerId,
+    hook: &LifecycleHandler,
+) -> Result<(), String> {
     if let Some(sleep) = &hook.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
     }
     if let Some(exec) = &hook.exec {
-        let command = exec.command.iter().flatten().map(|word| word.as_str().into()).collect();
-        let spec = ExecSpec { command, stdin: false, tty: false };
-        if let Some(runtime) = shared.runtime.exec()
-            && let Ok(session) = runtime.exec(id, &spec).await
-        {
-            let _ = session.control.wait().await;
-        }
+        probe::command(shared, id, exec.command.as_deref().unwrap_or_default()).await?;
     }
     if let Some(get) = &hook.http_get {
-        let _ = probe::http(shared, &id.sandbox, get, &[]).await;
+        probe::http(shared, &id.sandbox, get, container.ports.as_deref().unwrap_or_default()).await?;
     }
+    Ok(())
 }
 
 /// Tells people why something was not started.
@@ -205,10 +258,7 @@ pub(super) async fn complain(shared: &Shared, pod: &Pod, container: &str, reason
 fn limits(container: &Container) -> Resources {
     let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
     let limit = |name: &str| limits.and_then(|limits| limits.get(name)).and_then(env::thousandths);
-    Resources {
-        cpu_millis: limit("cpu").and_then(|millis| u64::try_from(millis).ok()),
-        memory_bytes: limit("memory").and_then(|thousandths| u64::try_from(thousandths / 1_000).ok()),
-    }
+    Resources { cpu_millis: limit("cpu"), memory_bytes: limit("memory").map(|thousandths| thousandths / 1_000) }
 }
 
 fn user(pod: &Pod, container: &Container) -> Option<User> {

@@ -22,14 +22,11 @@ use super::{
 /// Opens the log that a request asks for.
 pub(super) async fn open(shared: &Shared, place: &Place, query: &Query) -> Result<Response<Body>, Refused> {
     let (pod, container) = (names(&place.pod).0, &place.container);
-    let attempt = if query.is_set("previous") {
-        place.attempts.len().checked_sub(2).and_then(|index| place.attempts.get(index))
-    } else {
-        place.attempts.last()
-    };
-    let missing = || match query.is_set("previous") {
+    let previous = query.is_set("previous");
+    let attempt = if previous { place.previous() } else { place.attempts.last() };
+    let missing = || match previous {
         true => format!("previous terminated container \"{container}\" in pod \"{pod}\" not found"),
-        false => format!("container \"{container}\" in pod \"{pod}\" is waiting to start: ContainerCreating"),
+        false => format!("container \"{container}\" in pod \"{pod}\" is waiting to start: {}", place.waits_for()),
     };
     let attempt = attempt.ok_or_else(|| Refused(StatusCode::BAD_REQUEST, missing()))?;
     let none = || Refused(StatusCode::NOT_IMPLEMENTED, "the container runtime keeps no logs".into());

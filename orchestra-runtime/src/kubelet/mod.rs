@@ -21,23 +21,32 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::api::resource::Quantity
 use kube::Client;
 use orchestra_core::{
     clock::{Clock, SystemClock},
+    controller::Recorder,
     rng::Entropy,
     runtime::ContainerRuntime,
+    scheduler::PodView,
 };
+use prometheus_client::registry::Registry;
 
+use self::metrics::Metrics;
+
+mod admission;
 mod decide;
 mod dispatch;
 mod env;
 mod events;
 mod exec;
 mod lifecycle;
+mod links;
 mod local;
 mod logs;
+mod metrics;
 mod node;
 mod probe;
 mod server;
 mod sources;
 mod status;
+mod terminal;
 mod volume;
 mod worker;
 
@@ -46,6 +55,8 @@ pub use server::Body;
 
 /// The port that kubelets serve at.
 pub const PORT: u16 = 10_250;
+/// What events say they come from.
+const COMPONENT: &str = "kubelet";
 
 /// A kubelet; clones are handles on one.
 #[derive(Clone)]
@@ -65,13 +76,21 @@ struct Shared {
     capacity: BTreeMap<String, Quantity>,
     address: IpAddr,
     port: u16,
+    recorder: Recorder,
+    metrics: Metrics,
     pods: Mutex<BTreeMap<PodKey, Arc<Pod>>>,
+    /// What the pods that were taken on take of the node, by their uids.
+    admitted: Mutex<BTreeMap<String, PodView>>,
 }
 
 /// A pod's namespace and name.
 type PodKey = (String, String);
 
 impl Shared {
+    fn admitted(&self) -> MutexGuard<'_, BTreeMap<String, PodView>> {
+        self.admitted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn pods(&self) -> MutexGuard<'_, BTreeMap<PodKey, Arc<Pod>>> {
         self.pods.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -133,11 +152,25 @@ impl Builder {
         self
     }
 
+    /// Registers the kubelet's metrics, under the names of Kubernetes' own, in `registry`.
+    #[must_use]
+    pub fn metrics(self, registry: &mut Registry) -> Self {
+        self.shared.metrics.register(registry);
+        self
+    }
+
     /// Makes the kubelet, which does nothing until it [runs](Kubelet::run).
     #[must_use]
-    pub fn build(self) -> Kubelet {
+    pub fn build(mut self) -> Kubelet {
+        self.shared.recorder = recorder(&self.shared);
         Kubelet { shared: Arc::new(self.shared) }
     }
+}
+
+/// Who records events, as the kubelet was built to stamp and draw.
+fn recorder(shared: &Shared) -> Recorder {
+    let (clock, entropy) = (Arc::clone(&shared.clock), shared.entropy.clone());
+    Recorder::new(shared.client.clone(), clock, entropy, COMPONENT, Some(&shared.node_name))
 }
 
 impl fmt::Debug for Builder {
@@ -153,19 +186,24 @@ impl Kubelet {
         let node_name = node_name.into();
         let capacity = [("cpu", "4"), ("memory", "8Gi"), ("pods", "110"), ("ephemeral-storage", "64Gi")];
         let capacity = capacity.map(|(name, value)| (name.to_owned(), Quantity(value.into())));
+        let (clock, entropy): (Arc<dyn Clock>, _) = (Arc::new(SystemClock), Entropy::from_os());
+        let recorder = Recorder::new(client.clone(), Arc::clone(&clock), entropy.clone(), COMPONENT, Some(&node_name));
         Builder {
             shared: Shared {
                 client,
                 runtime,
-                clock: Arc::new(SystemClock),
-                entropy: Entropy::from_os(),
+                clock,
+                entropy,
                 root_dir: std::env::temp_dir().join("orchestra").join(&node_name),
                 node_name,
                 labels: BTreeMap::new(),
                 capacity: capacity.into(),
                 address: Ipv4Addr::LOCALHOST.into(),
                 port: PORT,
+                recorder,
+                metrics: Metrics::default(),
                 pods: Mutex::default(),
+                admitted: Mutex::default(),
             },
         }
     }

@@ -14,7 +14,7 @@ use kube::{
     api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
 
-use super::Shared;
+use super::{Shared, lifecycle::chain};
 
 /// How often the lease is renewed; a node whose lease is 40 s old counts as lost.
 const LEASE_RENEW_SECONDS: u64 = 10;
@@ -22,6 +22,8 @@ const LEASE_RENEW_SECONDS: u64 = 10;
 const LEASE_SECONDS: i32 = 40;
 /// After how many renewals the status is written though nothing changed: every five minutes.
 const HEARTBEAT_RENEWALS: u64 = 30;
+/// How long the API, or the runtime, may take to answer.
+const CALL_SECONDS_MAX: u64 = 10;
 /// How long to wait after a failed call.
 const RETRY_SECONDS: u64 = 1;
 /// The namespace of the leases of nodes.
@@ -30,10 +32,20 @@ const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// Keeps the node's object and lease up to date.
 pub(super) async fn run(shared: &Shared) -> Infallible {
     let mut renewals: u64 = 0;
+    let mut told = None;
     loop {
-        let wait = match renew(shared, renewals.is_multiple_of(HEARTBEAT_RENEWALS)).await {
+        // The whole answer or none: half an answer from an API that hangs would cost the node its lease.
+        let health = health(shared).await;
+        let heartbeat = renewals.is_multiple_of(HEARTBEAT_RENEWALS) || told.as_ref() != Some(&health);
+        let renewal = renew(shared, heartbeat, &health);
+        let renewed = match tokio::time::timeout(Duration::from_secs(CALL_SECONDS_MAX), renewal).await {
+            Ok(renewed) => renewed.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer within {CALL_SECONDS_MAX} s")),
+        };
+        let wait = match renewed {
             Ok(()) => {
                 renewals += 1;
+                told = Some(health);
                 Duration::from_secs(LEASE_RENEW_SECONDS).mul_f64(1.0 - 0.1 * shared.entropy.next_f64())
             }
             Err(error) => {
@@ -45,10 +57,23 @@ pub(super) async fn run(shared: &Shared) -> Infallible {
     }
 }
 
-async fn renew(shared: &Shared, heartbeat: bool) -> kube::Result<()> {
+/// Whether the node can run pods; why not, if it can't.
+type Health = Result<(), String>;
+
+/// Asks the container runtime.
+async fn health(shared: &Shared) -> Health {
+    let list = tokio::time::timeout(Duration::from_secs(CALL_SECONDS_MAX), shared.runtime.list());
+    match list.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(format!("container runtime is down: {}", chain(&error))),
+        Err(_) => Err("container runtime does not answer".into()),
+    }
+}
+
+async fn renew(shared: &Shared, heartbeat: bool, health: &Health) -> kube::Result<()> {
     if heartbeat {
         let node = register(shared).await?;
-        report(shared, &node).await?;
+        report(shared, &node, health).await?;
     }
     let leases: Api<Lease> = Api::namespaced(shared.client.clone(), LEASE_NAMESPACE);
     let now = MicroTime(shared.clock.now());
@@ -59,7 +84,7 @@ async fn renew(shared: &Shared, heartbeat: bool) -> kube::Result<()> {
     }
     // Gone, lease or node: register anew.
     let node = register(shared).await?;
-    report(shared, &node).await?;
+    report(shared, &node, health).await?;
     let owner = OwnerReference {
         api_version: "v1".into(),
         kind: "Node".into(),
@@ -98,20 +123,23 @@ async fn register(shared: &Shared) -> kube::Result<Node> {
     nodes.create(&PostParams::default(), &Node { metadata, ..Node::default() }).await
 }
 
-async fn report(shared: &Shared, node: &Node) -> kube::Result<()> {
+async fn report(shared: &Shared, node: &Node, health: &Health) -> kube::Result<()> {
     let nodes: Api<Node> = Api::all(shared.client.clone());
-    let status = serde_json::json!({"status": node_status(shared, node)});
+    let status = serde_json::json!({"status": node_status(shared, node, health)});
     nodes.patch_status(&shared.node_name, &PatchParams::default(), &Patch::Merge(&status)).await.map(drop)
 }
 
-fn node_status(shared: &Shared, node: &Node) -> NodeStatus {
+fn node_status(shared: &Shared, node: &Node, health: &Health) -> NodeStatus {
     let now = Time(shared.clock.now());
     let before = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
     let conditions = [
         ("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
         ("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
-        ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+        match health {
+            Ok(()) => ("Ready", "True", "KubeletReady", "kubelet is posting ready status"),
+            Err(why) => ("Ready", "False", "KubeletNotReady", why.as_str()),
+        },
     ];
     let conditions = conditions.map(|(type_, status, reason, message)| {
         let old = before.iter().find(|old| old.type_ == type_ && old.status == status);

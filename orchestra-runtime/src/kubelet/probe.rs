@@ -5,16 +5,17 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http_body_util::Empty;
 use hyper_util::rt::TokioIo;
+use jiff::SignedDuration;
 use k8s_openapi::{
     api::core::v1::{Container, ContainerPort, HTTPGetAction, Pod, Probe},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-use orchestra_core::runtime::{BoxIo, ContainerId, ExecSpec, SandboxId, SandboxStatus};
-use tokio::{sync::mpsc, task::JoinSet};
+use orchestra_core::runtime::{BoxIo, ContainerId, ContainerState, ExecSpec, SandboxId, SandboxStatus};
+use tokio::{net::TcpStream, sync::mpsc, task::JoinSet};
 
 use super::{
     Shared,
-    decide::{Probed, containers},
+    decide::{Memory, Probed, containers},
     events::{Severity, record},
 };
 
@@ -99,20 +100,44 @@ impl Prober {
     }
 
     /// Probes exactly the containers that run; none of a pod that ends.
-    pub(super) fn follow(&mut self, shared: &Arc<Shared>, pod: &Pod, sandbox: Option<&SandboxStatus>, ending: bool) {
+    pub(super) fn follow(
+        &mut self,
+        shared: &Arc<Shared>,
+        pod: &Pod,
+        sandbox: Option<&SandboxStatus>,
+        memory: &Memory,
+        ending: bool,
+    ) {
         let all = sandbox.into_iter().flat_map(|sandbox| &sandbox.containers);
-        let live: Vec<_> = all.filter(|status| status.state.is_running() && !ending).map(|status| &status.id).collect();
-        self.running.retain(|id, _| live.contains(&id));
-        for id in live {
+        let live: Vec<_> = all.filter(|status| status.state.is_running() && !ending).collect();
+        self.running.retain(|id, _| live.iter().any(|status| status.id == *id));
+        for status in live {
+            let id = &status.id;
             let container = pod.spec.iter().flat_map(containers).find(|(_, container)| *container.name == *id.name);
             if let Some((_, container)) = container
                 && !self.running.contains_key(id)
             {
-                let probes = start(shared, pod, container, id, &self.verdicts);
+                let ran = match status.state {
+                    ContainerState::Running { started_at, .. } => started_at.duration_until(shared.clock.now()),
+                    _ => SignedDuration::ZERO,
+                };
+                let begun = Begun {
+                    ran: Duration::try_from(ran).unwrap_or_default(),
+                    started: memory.probed(id).started == Some(true),
+                };
+                let probes = start(shared, pod, container, id, (&self.verdicts, begun));
                 self.running.insert(id.clone(), probes);
             }
         }
     }
+}
+
+/// How far a container is when its probes begin: one that was taken on from an earlier kubelet is past its start.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    ran: Duration,
+    /// Whether its startup probe succeeded before.
+    started: bool,
 }
 
 fn start(
@@ -120,7 +145,7 @@ fn start(
     pod: &Pod,
     container: &Container,
     id: &ContainerId,
-    verdicts: &mpsc::Sender<Verdict>,
+    (verdicts, begun): (&mpsc::Sender<Verdict>, Begun),
 ) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     if container.startup_probe.is_none() && container.liveness_probe.is_none() && container.readiness_probe.is_none() {
@@ -129,8 +154,9 @@ fn start(
     let (shared, pod, container) = (Arc::clone(shared), pod.clone(), container.clone());
     let (id, verdicts) = (id.clone(), verdicts.clone());
     tasks.spawn(async move {
-        let all = Probes { shared: &shared, pod: &pod, container: &container, id: &id, verdicts: &verdicts };
-        if let Some(startup) = &container.startup_probe {
+        let all =
+            Probes { shared: &shared, pod: &pod, container: &container, id: &id, verdicts: &verdicts, ran: begun.ran };
+        if let Some(startup) = container.startup_probe.as_ref().filter(|_| !begun.started) {
             all.repeat(ProbeKind::Startup, startup).await;
         }
         let liveness = async {
@@ -156,6 +182,8 @@ struct Probes<'a> {
     container: &'a Container,
     id: &'a ContainerId,
     verdicts: &'a mpsc::Sender<Verdict>,
+    /// How long the container had run when its probes began.
+    ran: Duration,
 }
 
 impl Probes<'_> {
@@ -167,7 +195,7 @@ impl Probes<'_> {
         let period = seconds(probe.period_seconds, 10).max(Duration::from_secs(1));
         let limit = seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1));
         let mut threshold = Threshold::new(probe);
-        tokio::time::sleep(seconds(probe.initial_delay_seconds, 0)).await;
+        tokio::time::sleep(seconds(probe.initial_delay_seconds, 0).saturating_sub(self.ran)).await;
         loop {
             let result = match tokio::time::timeout(limit, self.once(probe)).await {
                 Ok(result) => result,
@@ -191,39 +219,54 @@ impl Probes<'_> {
     async fn once(&self, probe: &Probe) -> Result<(), String> {
         let ports = self.container.ports.as_deref().unwrap_or_default();
         if let Some(exec) = &probe.exec {
-            return self.exec(exec.command.as_deref().unwrap_or_default()).await;
+            return command(self.shared, self.id, exec.command.as_deref().unwrap_or_default()).await;
         }
         if let Some(get) = &probe.http_get {
             return http(self.shared, &self.id.sandbox, get, ports).await;
         }
         if let Some(socket) = &probe.tcp_socket {
-            return connect(self.shared, &self.id.sandbox, &socket.port, ports).await.map(drop);
+            let host = socket.host.as_deref();
+            return connect(self.shared, &self.id.sandbox, host, &socket.port, ports).await.map(drop);
         }
         Err("this kind of probe is not supported".into())
     }
+}
 
-    async fn exec(&self, command: &[String]) -> Result<(), String> {
-        let runtime = self.shared.runtime.exec().ok_or("the container runtime can't run commands")?;
-        let command = command.iter().map(|word| word.as_str().into()).collect();
-        let spec = ExecSpec { command, stdin: false, tty: false };
-        let session = runtime.exec(self.id, &spec).await.map_err(|error| super::lifecycle::chain(&error))?;
-        let (mut out, mut err) = (session.stdout, session.stderr);
-        // Read and thrown away, so that a command that writes a lot does not wait forever.
-        let drain = async {
-            let _ = tokio::io::copy(&mut out, &mut tokio::io::sink()).await;
-        };
-        let complaints = async {
-            if let Some(err) = &mut err {
-                let _ = tokio::io::copy(err, &mut tokio::io::sink()).await;
-            }
-        };
-        let (code, (), ()) = tokio::join!(session.control.wait(), drain, complaints);
-        match code {
-            Ok(0) => Ok(()),
-            Ok(code) => Err(format!("command exited with {code}")),
-            Err(error) => Err(super::lifecycle::chain(&error)),
+/// Runs a command in a container to its end; one that fails says so.
+pub(super) async fn command(shared: &Shared, id: &ContainerId, command: &[String]) -> Result<(), String> {
+    let runtime = shared.runtime.exec().ok_or("the container runtime can't run commands")?;
+    let command = command.iter().map(|word| word.as_str().into()).collect();
+    let spec = ExecSpec { command, stdin: false, tty: false };
+    let session = runtime.exec(id, &spec).await.map_err(|error| super::lifecycle::chain(&error))?;
+    let (mut out, mut err) = (session.stdout, session.stderr);
+    // Read and thrown away, so that a command that writes a lot does not wait forever.
+    let drain = async {
+        let _ = tokio::io::copy(&mut out, &mut tokio::io::sink()).await;
+    };
+    let complaints = async {
+        if let Some(err) = &mut err {
+            let _ = tokio::io::copy(err, &mut tokio::io::sink()).await;
         }
+    };
+    let (code, (), ()) = tokio::join!(session.control.wait(), drain, complaints);
+    match code {
+        Ok(0) => Ok(()),
+        Ok(code) => Err(format!("command exited with {code}")),
+        Err(error) => Err(super::lifecycle::chain(&error)),
     }
+}
+
+/// What a container's probes and hooks ask for that there is not.
+pub(super) fn unsupported(container: &Container) -> Option<&'static str> {
+    let probes = [&container.startup_probe, &container.liveness_probe, &container.readiness_probe];
+    let hooks = container.lifecycle.iter().flat_map(|hooks| [&hooks.post_start, &hooks.pre_stop]);
+    let gets = probes.iter().filter_map(|probe| probe.as_ref()?.http_get.as_ref());
+    let hook_gets = hooks.filter_map(|hook| hook.as_ref()?.http_get.as_ref());
+    if probes.iter().any(|probe| probe.as_ref().is_some_and(|probe| probe.grpc.is_some())) {
+        return Some("gRPC probes are not supported by this kubelet");
+    }
+    let mut gets = gets.chain(hook_gets);
+    gets.any(|get| get.scheme.as_deref() == Some("HTTPS")).then_some("HTTPS probes are not supported by this kubelet")
 }
 
 /// Asks a pod by HTTP; an answer from 200 to 399 is a success.
@@ -233,10 +276,7 @@ pub(super) async fn http(
     get: &HTTPGetAction,
     ports: &[ContainerPort],
 ) -> Result<(), String> {
-    if get.scheme.as_deref() == Some("HTTPS") {
-        return Err("HTTPS is not supported".into());
-    }
-    let io = connect(shared, sandbox, &get.port, ports).await?;
+    let io = connect(shared, sandbox, get.host.as_deref(), &get.port, ports).await?;
     let failed = |error: &dyn std::error::Error| super::lifecycle::chain(error);
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|error| failed(&error))?;
@@ -265,6 +305,7 @@ pub(super) async fn http(
 async fn connect(
     shared: &Shared,
     sandbox: &SandboxId,
+    host: Option<&str>,
     port: &IntOrString,
     ports: &[ContainerPort],
 ) -> Result<BoxIo, String> {
@@ -276,6 +317,10 @@ async fn connect(
         }
     };
     let number = u16::try_from(number).map_err(|_| format!("{number} is no port"))?;
+    if let Some(host) = host.filter(|host| !host.is_empty()) {
+        let stream = TcpStream::connect((host, number)).await.map_err(|error| error.to_string())?;
+        return Ok(Box::new(stream));
+    }
     let runtime = shared.runtime.ports().ok_or("the container runtime can't reach ports")?;
     runtime.connect(sandbox, number).await.map_err(|error| super::lifecycle::chain(&error))
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hyper::upgrade::OnUpgrade;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ContainerStatus as ApiStatus, Pod};
 use orchestra_core::runtime::{ContainerId, ContainerStatus, SandboxId};
 use serde_json::json;
 
@@ -34,6 +34,10 @@ pub(super) async fn answer(shared: &Arc<Shared>, parts: &Parts, upgrade: Option<
             Ok(place) => exec::open(shared, &place, &query, parts, upgrade).await,
             Err(refused) => Err(refused),
         },
+        ["attach" | "portForward", ..] => Err(Refused(
+            StatusCode::NOT_IMPLEMENTED,
+            "this kubelet can neither attach nor forward ports; use exec".into(),
+        )),
         _ => Err(Refused(StatusCode::NOT_FOUND, "the kubelet has no such path".into())),
     };
     answered.unwrap_or_else(|Refused(code, message)| refusal(code, &message))
@@ -51,6 +55,27 @@ impl Place {
     /// The last attempt, if it runs.
     pub(super) fn running(&self) -> Option<&ContainerId> {
         self.attempts.last().filter(|status| status.state.is_running()).map(|status| &status.id)
+    }
+
+    /// The attempt that its status calls the last one: the latest that has exited, if another follows or is to.
+    pub(super) fn previous(&self) -> Option<&ContainerStatus> {
+        let waits = self.told().and_then(|told| told.state.as_ref()).is_some_and(|state| state.waiting.is_some());
+        let back = usize::from(!waits || self.running().is_some());
+        let index = self.attempts.len().checked_sub(1 + back)?;
+        self.attempts.get(index).filter(|status| status.state.exit_code().is_some())
+    }
+
+    /// Why the container hasn't started.
+    pub(super) fn waits_for(&self) -> &str {
+        let waiting = self.told().and_then(|told| told.state.as_ref()?.waiting.as_ref());
+        waiting.and_then(|waiting| waiting.reason.as_deref()).unwrap_or("ContainerCreating")
+    }
+
+    /// What the API was told of it.
+    fn told(&self) -> Option<&ApiStatus> {
+        let status = self.pod.status.as_ref()?;
+        let all = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+        all.into_iter().find(|status| status.name == self.container)
     }
 }
 
@@ -83,6 +108,7 @@ fn refusal(code: StatusCode, message: &str) -> Response<Body> {
         StatusCode::NOT_FOUND => "NotFound",
         StatusCode::BAD_REQUEST => "BadRequest",
         StatusCode::SERVICE_UNAVAILABLE => "ServiceUnavailable",
+        StatusCode::NOT_IMPLEMENTED => "NotImplemented",
         _ => "InternalError",
     };
     let status = json!({

@@ -2,22 +2,40 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
-use kube::{Api, Client};
+use futures::{
+    StreamExt as _,
+    stream::{self, BoxStream, SelectAll},
+};
+use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service};
+use kube::{
+    Api, Client,
+    api::ListParams,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{Config, Event, watcher},
+    },
+};
+use serde::de::DeserializeOwned;
 
 use super::decide::containers;
 
-/// The config maps and secrets that a pod names, as far as they exist. `Debug` is left out: it holds secrets.
+/// The namespace of the service by which pods reach the API.
+const API_SERVICE: (&str, &str) = ("default", "kubernetes");
+
+/// The config maps, secrets and services that a pod refers to, as far as they exist. `Debug` is left out: it holds secrets.
 #[derive(Default)]
 pub(super) struct Sources {
     pub(super) config_maps: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
     pub(super) secrets: BTreeMap<String, BTreeMap<String, Vec<u8>>>,
+    /// Those that its containers find in their environment.
+    pub(super) services: Vec<Service>,
 }
 
 impl Sources {
     /// Reads what `pod` refers to; what doesn't exist is left out.
     pub(super) async fn read(client: &Client, pod: &Pod) -> kube::Result<Self> {
-        let (config_maps, secrets) = references(pod);
+        let (mut config_maps, mut secrets) = volume_references(pod);
+        env_references(pod, &mut config_maps, &mut secrets);
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
         let mut sources = Self::default();
         for name in config_maps {
@@ -35,23 +53,46 @@ impl Sources {
         }
         Ok(sources)
     }
+
+    /// Adds the services of the pod's namespace, unless it wants none, and the one of the API.
+    pub(super) async fn with_services(mut self, client: &Client, pod: &Pod) -> kube::Result<Self> {
+        let (api_namespace, api_name) = API_SERVICE;
+        let api = Api::<Service>::namespaced(client.clone(), api_namespace).get_opt(api_name).await?;
+        self.services.extend(api);
+        if pod.spec.as_ref().and_then(|spec| spec.enable_service_links) != Some(false) {
+            let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+            let services: Api<Service> = Api::namespaced(client.clone(), namespace);
+            self.services.extend(services.list(&ListParams::default()).await?);
+        }
+        Ok(self)
+    }
 }
 
-/// The names of the config maps, and of the secrets, that a pod refers to.
-fn references(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
+/// Tells whenever something that the pod's volumes are made of may have changed; never, if there is nothing.
+pub(super) fn volume_changes(client: &Client, pod: &Pod) -> BoxStream<'static, ()> {
+    let (config_maps, secrets) = volume_references(pod);
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+    let mut all: SelectAll<BoxStream<'static, ()>> = SelectAll::new();
+    all.extend(config_maps.iter().map(|name| changes::<ConfigMap>(client, namespace, name)));
+    all.extend(secrets.iter().map(|name| changes::<Secret>(client, namespace, name)));
+    if all.is_empty() { stream::pending().boxed() } else { all.boxed() }
+}
+
+fn changes<K>(client: &Client, namespace: &str, name: &str) -> BoxStream<'static, ()>
+where
+    K: kube::Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    K: Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
+{
+    let objects: Api<K> = Api::namespaced(client.clone(), namespace);
+    let config = Config::default().fields(&format!("metadata.name={name}"));
+    let changed = |event| async move { matches!(event, Ok(Event::Apply(_) | Event::InitDone)).then_some(()) };
+    watcher(objects, config).default_backoff().filter_map(changed).boxed()
+}
+
+/// The names of the config maps, and of the secrets, that a pod's volumes are made of.
+fn volume_references(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
     let (mut maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
-    let Some(spec) = &pod.spec else { return (maps, secrets) };
-    for (_, container) in containers(spec) {
-        for from in container.env_from.iter().flatten() {
-            maps.extend(from.config_map_ref.iter().map(|source| source.name.clone()));
-            secrets.extend(from.secret_ref.iter().map(|source| source.name.clone()));
-        }
-        for from in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
-            maps.extend(from.config_map_key_ref.iter().map(|source| source.name.clone()));
-            secrets.extend(from.secret_key_ref.iter().map(|source| source.name.clone()));
-        }
-    }
-    for volume in spec.volumes.iter().flatten() {
+    for volume in pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()) {
         maps.extend(volume.config_map.iter().map(|source| source.name.clone()));
         secrets.extend(volume.secret.iter().filter_map(|source| source.secret_name.clone()));
         let projected = volume.projected.iter().flat_map(|projected| projected.sources.iter().flatten());
@@ -61,4 +102,18 @@ fn references(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
         }
     }
     (maps, secrets)
+}
+
+/// Adds the names of those that its containers' environments are made of.
+fn env_references(pod: &Pod, maps: &mut BTreeSet<String>, secrets: &mut BTreeSet<String>) {
+    for (_, container) in pod.spec.iter().flat_map(containers) {
+        for from in container.env_from.iter().flatten() {
+            maps.extend(from.config_map_ref.iter().map(|source| source.name.clone()));
+            secrets.extend(from.secret_ref.iter().map(|source| source.name.clone()));
+        }
+        for from in container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref()) {
+            maps.extend(from.config_map_key_ref.iter().map(|source| source.name.clone()));
+            secrets.extend(from.secret_key_ref.iter().map(|source| source.name.clone()));
+        }
+    }
 }

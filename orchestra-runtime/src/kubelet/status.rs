@@ -9,7 +9,11 @@ use k8s_openapi::{
 };
 use orchestra_core::runtime::{ContainerState, ContainerStatus, ExitReason};
 
-use super::decide::{Role, View, containers, is_over, latest, next_start, restarts};
+use super::admission::Rejection;
+use super::decide::{Role, View, containers, is_over, is_overdue, latest, next_start, restarts};
+
+/// What is said of a pod that took longer than it may.
+const OVERDUE: &str = "Pod was active on the node longer than the specified deadline";
 
 /// What the node adds to a pod's status.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +28,11 @@ pub(super) struct NodeFacts<'a> {
 pub(super) fn pod_status(view: &View<'_>, node: NodeFacts<'_>) -> PodStatus {
     let Some(spec) = &view.pod.spec else { return PodStatus::default() };
     let before = view.pod.status.clone().unwrap_or_default();
+    if view.sandbox.is_none() && is_final_phase(before.phase.as_deref()) {
+        // It was turned away, or nothing is left to see.
+        return before;
+    }
+    let overdue = is_overdue(view) && !is_final_phase(before.phase.as_deref());
     let phase = phase(view, spec, before.phase.as_deref());
     let is_final = matches!(phase, "Succeeded" | "Failed");
     let report = |wanted: fn(Role) -> bool| -> Vec<ApiStatus> {
@@ -46,6 +55,8 @@ pub(super) fn pod_status(view: &View<'_>, node: NodeFacts<'_>) -> PodStatus {
         host_ip: Some(node.address.into()),
         host_ips: Some(vec![HostIP { ip: node.address.into() }]),
         start_time: before.start_time.or(Some(Time(view.now))),
+        reason: if overdue { Some("DeadlineExceeded".into()) } else { before.reason.clone() },
+        message: if overdue { Some(OVERDUE.into()) } else { before.message.clone() },
         qos_class: Some(qos_class(spec).into()),
         container_statuses: Some(mains),
         init_container_statuses: (!inits.is_empty()).then_some(inits),
@@ -54,12 +65,34 @@ pub(super) fn pod_status(view: &View<'_>, node: NodeFacts<'_>) -> PodStatus {
     }
 }
 
+/// The status of a pod that the node does not take on.
+pub(super) fn rejected(view: &View<'_>, rejection: &Rejection, node: NodeFacts<'_>) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".into()),
+        reason: Some(rejection.reason.clone()),
+        message: Some(rejection.message.clone()),
+        start_time: Some(Time(view.now)),
+        host_ip: Some(node.address.into()),
+        host_ips: Some(vec![HostIP { ip: node.address.into() }]),
+        qos_class: view.pod.spec.as_ref().map(|spec| qos_class(spec).into()),
+        observed_generation: view.pod.metadata.generation,
+        ..view.pod.status.clone().unwrap_or_default()
+    }
+}
+
+fn is_final_phase(phase: Option<&str>) -> bool {
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
 /// SEMANTICS 52: a final phase stays.
 fn phase(view: &View<'_>, spec: &PodSpec, before: Option<&str>) -> &'static str {
     match before {
         Some("Succeeded") => return "Succeeded",
         Some("Failed") => return "Failed",
         _ => {}
+    }
+    if is_overdue(view) {
+        return "Failed";
     }
     let runs = containers(spec).any(|(_, container)| {
         latest(view.sandbox, &container.name).is_some_and(|status| status.state.exit_code().is_none())
@@ -91,10 +124,10 @@ fn container_status(view: &View<'_>, spec: &PodSpec, role: Role, container: &Con
             match failure.filter(|_| again) {
                 Some(failure) => state.waiting = Some(waiting(failure.reason, failure.message.clone())),
                 None if waits => state.waiting = Some(crash_loop(view, status)),
-                None => state.terminated = terminated(status, runtime),
+                None => state.terminated = terminated(view, status, runtime),
             }
             if state.waiting.is_some() {
-                last_state = Some(ApiState { terminated: terminated(status, runtime), ..ApiState::default() });
+                last_state = Some(ApiState { terminated: terminated(view, status, runtime), ..ApiState::default() });
             }
         }
         None => {
@@ -139,7 +172,7 @@ fn previous(view: &View<'_>, last: Option<&ContainerStatus>, runtime: &str) -> O
     let all = view.sandbox.into_iter().flat_map(|sandbox| &sandbox.containers);
     let before = all.filter(|status| status.id.name == last.id.name && status.id.attempt < last.id.attempt);
     let before = before.max_by_key(|status| status.id.attempt)?;
-    Some(ApiState { terminated: terminated(before, runtime), ..ApiState::default() })
+    Some(ApiState { terminated: terminated(view, before, runtime), ..ApiState::default() })
 }
 
 fn running(status: &ContainerStatus) -> Option<ContainerStateRunning> {
@@ -151,7 +184,7 @@ fn running(status: &ContainerStatus) -> Option<ContainerStateRunning> {
     }
 }
 
-fn terminated(status: &ContainerStatus, runtime: &str) -> Option<ContainerStateTerminated> {
+fn terminated(view: &View<'_>, status: &ContainerStatus, runtime: &str) -> Option<ContainerStateTerminated> {
     let ContainerState::Exited { code, reason, started_at, finished_at } = status.state else { return None };
     let reason = match (reason, code) {
         (ExitReason::OutOfMemory, _) => "OOMKilled",
@@ -165,6 +198,7 @@ fn terminated(status: &ContainerStatus, runtime: &str) -> Option<ContainerStateT
         reason: Some(reason.into()),
         started_at: Some(Time(started_at)),
         finished_at: Some(Time(finished_at)),
+        message: view.memory.messages.get(&status.id).cloned(),
         ..ContainerStateTerminated::default()
     })
 }
@@ -187,7 +221,7 @@ fn crash_loop(view: &View<'_>, status: &ContainerStatus) -> ContainerStateWaitin
 }
 
 /// The id of a container as the API shows it.
-fn container_id(status: &ContainerStatus, runtime: &str) -> String {
+pub(super) fn container_id(status: &ContainerStatus, runtime: &str) -> String {
     format!("{runtime}://{}", status.id)
 }
 
@@ -214,11 +248,16 @@ fn conditions(
     let gates = spec.readiness_gates.iter().flatten().all(|gate| {
         before.iter().any(|condition| condition.type_ == gate.condition_type && condition.status == "True")
     });
+    let incomplete: Vec<_> = inits.iter().filter(|status| !status.ready).map(|status| status.name.as_str()).collect();
+    let uninitialized =
+        (!initialized).then(|| format!("containers with incomplete status: [{}]", incomplete.join(" ")));
     let not_ready = completed.unwrap_or("ContainersNotReady");
+    let ungated = (!gates).then_some("ReadinessGatesNotReady");
+    let unready_reason = if containers_ready { ungated } else { Some(not_ready) };
     let own = [
         ("PodReadyToStartContainers", sandbox, None, None),
-        ("Initialized", initialized, completed.or((!initialized).then_some("ContainersNotInitialized")), None),
-        ("Ready", containers_ready && gates, (!containers_ready).then_some(not_ready), message.clone()),
+        ("Initialized", initialized, completed.or((!initialized).then_some("ContainersNotInitialized")), uninitialized),
+        ("Ready", containers_ready && gates, unready_reason, message.clone()),
         ("ContainersReady", containers_ready, (!containers_ready).then_some(not_ready), message),
         ("PodScheduled", true, None, None),
     ];

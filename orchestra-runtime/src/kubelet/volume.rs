@@ -1,21 +1,30 @@
 //! A pod's volumes, as directories and files of the node.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink},
     path::{Component, Path, PathBuf},
 };
 
-use k8s_openapi::api::core::v1::{
-    Container, DownwardAPIVolumeFile, KeyToPath, Pod, SecretProjection, Volume, VolumeProjection,
+use k8s_openapi::{
+    api::core::v1::{Container, DownwardAPIVolumeFile, KeyToPath, Pod, SecretProjection, Volume, VolumeProjection},
+    apimachinery::pkg::api::resource::Quantity,
 };
 use orchestra_core::runtime::Mount;
 
 use super::{decide::containers, env, sources::Sources};
 
-/// The mode of directories: they may hold secrets.
-const DIR_MODE: u32 = 0o700;
+/// Where the pods of a node have their directories.
+const PODS_DIR: &str = "pods";
+/// The mode of a pod's own directory: its volumes may hold secrets.
+const POD_DIR_MODE: u32 = 0o700;
+/// The mode of a volume's directories, which containers read as whoever they run as.
+const DIR_MODE: u32 = 0o755;
+/// The mode of a volume that containers write to as whoever they run as.
+const SHARED_DIR_MODE: u32 = 0o777;
+/// The link to the directory of a volume's present files; replaced in one step.
+const DATA: &str = "..data";
 /// The mode of files, unless the pod says otherwise.
 const FILE_MODE: i32 = 0o644;
 
@@ -29,12 +38,29 @@ pub(super) struct Context<'a> {
     pub(super) sources: &'a Sources,
     pub(super) pod_ip: &'a str,
     pub(super) host_ip: &'a str,
+    /// What the node has.
+    pub(super) capacity: &'a BTreeMap<String, Quantity>,
     /// The pod's directory on the node.
     pub(super) dir: &'a Path,
 }
 
+/// Where a pod's volumes are kept.
+pub(super) fn pod_dir(root: &Path, uid: &str) -> PathBuf {
+    root.join(PODS_DIR).join(uid)
+}
+
+/// The uids of the pods that have volumes on the node.
+pub(super) fn pods(root: &Path) -> io::Result<Vec<String>> {
+    match fs::read_dir(root.join(PODS_DIR)) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Makes a pod's volumes; `Err` says which can't be had, and why.
 pub(super) fn mount_all(context: Context<'_>) -> Result<(), String> {
+    make_dir(context.dir, POD_DIR_MODE).map_err(|error| error.to_string())?;
     let volumes = context.pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten());
     for volume in volumes {
         mount(context, volume)
@@ -43,8 +69,13 @@ pub(super) fn mount_all(context: Context<'_>) -> Result<(), String> {
     Ok(())
 }
 
-/// Where a container sees which volumes.
-pub(super) fn mounts(pod: &Pod, container: &Container, dir: &Path) -> Result<Vec<Mount>, String> {
+/// Where a container sees which volumes; `values` are its environment, for paths that name a variable.
+pub(super) fn mounts(
+    pod: &Pod,
+    container: &Container,
+    dir: &Path,
+    values: &BTreeMap<String, String>,
+) -> Result<Vec<Mount>, String> {
     let volumes: Vec<_> = pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).collect();
     let mut mounts = Vec::new();
     for wanted in container.volume_mounts.iter().flatten() {
@@ -54,10 +85,11 @@ pub(super) fn mounts(pod: &Pod, container: &Container, dir: &Path) -> Result<Vec
             Some(host) => PathBuf::from(&host.path),
             None => dir.join("volumes").join(&volume.name),
         };
-        if let Some(sub_path) = &wanted.sub_path {
+        let expanded = wanted.sub_path_expr.as_deref().map(|path| env::expand(path, values));
+        if let Some(sub_path) = expanded.as_ref().or(wanted.sub_path.as_ref()).filter(|path| !path.is_empty()) {
             host_path.push(inside(sub_path)?);
             if !host_path.exists() {
-                make_dir(&host_path).map_err(|error| error.to_string())?;
+                make_dir(&host_path, SHARED_DIR_MODE).map_err(|error| error.to_string())?;
             }
         }
         let read_only = wanted.read_only.unwrap_or(false);
@@ -95,7 +127,9 @@ fn mount(context: Context<'_>, volume: &Volume) -> Result<(), String> {
         for part in source.sources.iter().flatten() {
             project(&mut files, context, part, source.default_mode.unwrap_or(FILE_MODE))?;
         }
-    } else if volume.empty_dir.is_none() {
+    } else if volume.empty_dir.is_some() {
+        return make_dir(&dir, SHARED_DIR_MODE).map_err(|error| error.to_string());
+    } else {
         return Err("this kind of volume is not supported".into());
     }
     write(&dir, &files).map_err(|error| error.to_string())
@@ -179,7 +213,7 @@ fn downward(
             let mut all = context.pod.spec.iter().flat_map(containers).map(|(_, container)| container);
             let container = all.find(|container| container.name == named);
             let container = container.ok_or_else(|| format!("container {named:?} not found"))?;
-            env::resource(container, &resource.resource, resource.divisor.as_ref())
+            env::resource(container, &resource.resource, resource.divisor.as_ref(), context.capacity)
         } else {
             continue;
         };
@@ -188,28 +222,81 @@ fn downward(
     Ok(())
 }
 
-/// Writes each file whole or not at all; one that is as it should be stays untouched.
+/// Brings a volume's files into place as Kubernetes does: a new directory, to which one link is turned in one step. A
+/// reader sees all of the old files or all of the new ones; what is as it should be stays untouched.
 fn write(dir: &Path, files: &Files) -> io::Result<()> {
-    make_dir(dir)?;
+    make_dir(dir, DIR_MODE)?;
+    let current = fs::read_link(dir.join(DATA)).ok();
+    if current.as_ref().is_some_and(|current| holds(&dir.join(current), files)) {
+        return Ok(());
+    }
+    let number = |name: &Path| name.to_str().and_then(|name| name.trim_start_matches('.').parse::<u64>().ok());
+    let next = format!("..{}", current.as_deref().and_then(number).map_or(0, |number| number + 1));
+    let fresh = dir.join(&next);
+    unmount_all(&fresh)?;
+    make_dir(&fresh, DIR_MODE)?;
     for (path, (mode, content)) in files {
-        let path = dir.join(path);
-        if fs::read(&path).is_ok_and(|old| old == *content) {
-            continue;
-        }
-        let parent = path.parent().unwrap_or(dir);
-        make_dir(parent)?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let partial = parent.join(format!("..{name}.partial"));
-        let _ = fs::remove_file(&partial);
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(*mode).open(&partial)?;
+        let path = fresh.join(path);
+        make_dir(path.parent().unwrap_or(&fresh), DIR_MODE)?;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         io::Write::write_all(&mut file, content)?;
-        fs::rename(&partial, &path)?;
+        file.set_permissions(fs::Permissions::from_mode(*mode))?;
+    }
+    let turned = dir.join(format!("{DATA}.new"));
+    let _absent = fs::remove_file(&turned);
+    symlink(&next, &turned)?;
+    fs::rename(&turned, dir.join(DATA))?;
+    link_names(dir, files)?;
+    current.map_or(Ok(()), |current| unmount_all(&dir.join(current)))
+}
+
+/// Makes the names that containers see, each a link into the present files, and removes those that are gone.
+fn link_names(dir: &Path, files: &Files) -> io::Result<()> {
+    let names: BTreeSet<_> = files.keys().filter_map(|path| path.components().next()).collect();
+    for name in &names {
+        match symlink(Path::new(DATA).join(name), dir.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let own = name.to_string_lossy().starts_with("..");
+        if !own && !names.iter().any(|kept| kept.as_os_str() == name) && entry.file_type()?.is_symlink() {
+            fs::remove_file(entry.path())?;
+        }
     }
     Ok(())
 }
 
-fn make_dir(dir: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir)
+/// Whether a directory holds exactly these files.
+fn holds(dir: &Path, files: &Files) -> bool {
+    let is_there = |(path, (mode, content)): (&PathBuf, &(u32, Vec<u8>))| {
+        let path = dir.join(path);
+        fs::metadata(&path).is_ok_and(|metadata| metadata.permissions().mode() & 0o777 == *mode)
+            && fs::read(&path).is_ok_and(|old| old == *content)
+    };
+    count(dir).is_ok_and(|count| count == files.len()) && files.iter().all(is_there)
+}
+
+/// How many files there are below a directory.
+fn count(dir: &Path) -> io::Result<usize> {
+    let mut files = 0;
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        files += if entry.file_type()?.is_dir() { count(&entry.path())? } else { 1 };
+    }
+    Ok(files)
+}
+
+/// Makes a directory, if there is none, and those above it; of this mode, whatever the process's mask.
+pub(super) fn make_dir(dir: &Path, mode: u32) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::DirBuilder::new().recursive(true).mode(mode).create(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(mode))
 }
 
 /// A path that stays where it is put.
@@ -225,7 +312,7 @@ fn bits(mode: i32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::{Files, inside, write};
 
@@ -238,14 +325,22 @@ mod tests {
     }
 
     #[test]
-    fn files_are_replaced_whole_and_nothing_else_is_left() {
+    fn files_are_replaced_all_at_once_and_what_is_gone_is_gone() {
         let dir = tempfile::tempdir().expect("a directory");
-        for content in ["one", "two"] {
-            let files: Files = [("a/b".into(), (0o600, content.into()))].into();
-            write(dir.path(), &files).expect("written");
-            let inner = dir.path().join("a");
-            assert_eq!(std::fs::read_to_string(inner.join("b")).expect("there"), content);
-            assert_eq!(std::fs::read_dir(Path::new(&inner)).expect("there").count(), 1);
-        }
+        let dir = dir.path();
+        let files = |content: &str, extra: bool| -> Files {
+            let mut files: Files = [("a/b".into(), (0o640, content.into()))].into();
+            files.extend(extra.then(|| ("c".into(), (0o666, content.into()))));
+            files
+        };
+        write(dir, &files("one", true)).expect("written");
+        let before = std::fs::read_link(dir.join("..data")).expect("a link");
+        write(dir, &files("one", true)).expect("nothing to write");
+        assert_eq!(std::fs::read_link(dir.join("..data")).expect("a link"), before, "what is right stays");
+        assert_eq!(std::fs::metadata(dir.join("c")).expect("there").permissions().mode() & 0o777, 0o666);
+        write(dir, &files("two", false)).expect("written");
+        assert_eq!(std::fs::read_to_string(dir.join("a/b")).expect("there"), "two");
+        assert!(!dir.join("c").exists());
+        assert_eq!(std::fs::read_dir(dir).expect("there").count(), 3, "the files, the link to them, and a name");
     }
 }

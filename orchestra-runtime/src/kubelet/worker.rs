@@ -1,25 +1,32 @@
 //! One pod's task: looks, decides, acts, reports, and sleeps until something changes.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use kube::{
     Api,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
-use orchestra_core::runtime::{ContainerId, SandboxId, SandboxStatus};
+use orchestra_core::{
+    runtime::{ContainerId, ContainerStatus, SandboxId, SandboxStatus},
+    scheduler::{NodeView, PodView, Resources},
+};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
 };
 
 use super::{
-    Shared,
-    decide::{Action, Failure, Memory, Plan, Probed, View, decide, failure_backoff_seconds},
+    Shared, admission,
+    admission::Rejection,
+    decide::{Action, Failure, Memory, Plan, Probed, View, Why, containers, decide, failure_backoff_seconds, latest},
+    events::{Severity, record},
     lifecycle::{self, Refusal},
     probe::{Prober, VERDICTS_MAX, Verdict},
-    status::{NodeFacts, pod_status},
-    volume,
+    sources,
+    status::{NodeFacts, container_id, pod_status, rejected},
+    terminal, volume,
 };
 
 /// How long to wait after a call to the API or the runtime failed.
@@ -59,7 +66,16 @@ pub(super) struct Worker {
     ending_since: Option<Instant>,
     /// What the API was last told.
     reported: Option<PodStatus>,
+    /// Whether the node has taken the pod on, or turned it away.
+    judged: bool,
+    /// When the pod was first seen, until all its containers have run.
+    starting_since: Option<Instant>,
+    /// The labels and annotations that its volumes show.
+    shown: Option<Shown>,
 }
+
+/// A pod's labels and annotations.
+type Shown = (Option<BTreeMap<String, String>>, Option<BTreeMap<String, String>>);
 
 /// Runs a pod until it is gone, from the node and from the API.
 pub(super) async fn run(
@@ -69,6 +85,7 @@ pub(super) async fn run(
     mut hints: mpsc::Receiver<()>,
 ) {
     let (verdicts, mut judged) = mpsc::channel(VERDICTS_MAX);
+    let mut volumes = sources::volume_changes(&shared.client, &desired.borrow().pod);
     let mut worker = Worker {
         shared,
         sandbox: SandboxId(uid.into()),
@@ -76,10 +93,16 @@ pub(super) async fn run(
         prober: Prober::new(verdicts),
         ending_since: None,
         reported: None,
+        judged: false,
+        starting_since: Some(Instant::now()),
+        shown: None,
     };
     loop {
         let now = desired.borrow_and_update().clone();
-        let wait = match worker.step(&now, &mut desired).await {
+        let began = Instant::now();
+        let outcome = worker.step(&now, &mut desired).await;
+        worker.shared.metrics.pod_worked(began.elapsed());
+        let wait = match outcome {
             Ok(Next::Done) => return,
             Ok(Next::Again) => continue,
             Ok(Next::Sleep(wait)) => wait,
@@ -99,6 +122,7 @@ pub(super) async fn run(
             changed = desired.changed() => if changed.is_err() { return },
             Some(verdict) = judged.recv() => worker.judge(&verdict),
             Some(()) = hints.recv() => {}
+            Some(()) = volumes.next() => worker.shown = None,
             () = timer => {}
         }
     }
@@ -127,14 +151,28 @@ impl Worker {
         }
         let all = self.shared.runtime.list().await?;
         let sandbox = all.into_iter().find(|status| status.id == self.sandbox);
-        self.prober.follow(&self.shared, &pod, sandbox.as_ref(), ending);
+        let node = self.shared.address.to_string();
+        let runtime = self.shared.runtime.capabilities().name;
+        let facts = NodeFacts { runtime: &runtime, address: &node };
+        if !self.judged && !ending {
+            self.judged = true;
+            self.recall(&pod, sandbox.as_ref(), facts);
+            if let Err(rejection) = self.admit(&pod, sandbox.as_ref()).await.inspect_err(|_| self.judged = false)? {
+                self.turn_away(&pod, &rejection, facts).await?;
+                return Ok(Next::Again);
+            }
+        }
+        self.listen(&pod, sandbox.as_ref()).await;
+        if !ending {
+            self.refresh(&pod, sandbox.as_ref()).await;
+        }
+        self.prober.follow(&self.shared, &pod, sandbox.as_ref(), &self.memory, ending);
         let now = self.shared.clock.now();
         let view = View { pod: &pod, ending, sandbox: sandbox.as_ref(), memory: &self.memory, now };
         let plan = decide(&view);
         // Unready before its containers are asked to end (SEMANTICS 52), and reported before it is removed.
-        let node = self.shared.address.to_string();
-        let runtime = self.shared.runtime.capabilities().name;
-        let status = pod_status(&view, NodeFacts { runtime: &runtime, address: &node });
+        let status = pod_status(&view, facts);
+        self.count(&status);
         if !desired.gone {
             self.report(&pod, status).await?;
         }
@@ -151,6 +189,95 @@ impl Worker {
             self.act(action, desired, sandbox.as_ref(), changes).await?;
         }
         Ok(Next::Again)
+    }
+
+    /// Finds out whether the node takes the pod on; what runs already was taken on before.
+    async fn admit(&self, pod: &Pod, sandbox: Option<&SandboxStatus>) -> kube::Result<Result<(), Rejection>> {
+        let (shared, view) = (&self.shared, PodView::of(pod));
+        let is_over = is_over(pod);
+        if sandbox.is_none() && !is_over {
+            // As others may label the node, only a live read tells whether it is the one that was asked for.
+            let nodes: Api<Node> = Api::all(shared.client.clone());
+            let live = nodes.get_opt(&shared.node_name).await?;
+            let known = shared.pods().values().cloned().collect::<Vec<_>>();
+            let mut admitted = shared.admitted();
+            let node = node_view(shared, &live.unwrap_or_default(), &known, &admitted, pod);
+            if let Err(rejection) = admission::admit(&view, &node) {
+                return Ok(Err(rejection));
+            }
+            admitted.insert(self.sandbox.0.to_string(), view);
+        } else if !is_over {
+            shared.admitted().insert(self.sandbox.0.to_string(), view);
+        }
+        Ok(Ok(()))
+    }
+
+    async fn turn_away(&mut self, pod: &Pod, rejection: &Rejection, facts: NodeFacts<'_>) -> kube::Result<()> {
+        let now = self.shared.clock.now();
+        let view = View { pod, ending: false, sandbox: None, memory: &self.memory, now };
+        let status = rejected(&view, rejection, facts);
+        let (reason, message) = (rejection.reason.as_str(), rejection.message.clone());
+        record(&self.shared, pod, None, Severity::Warning, (reason, message)).await;
+        self.report(pod, status).await
+    }
+
+    /// Takes over what an earlier kubelet knew of containers that still run: that they were ready (SEMANTICS 51, 55).
+    fn recall(&mut self, pod: &Pod, sandbox: Option<&SandboxStatus>, facts: NodeFacts<'_>) {
+        let status = pod.status.as_ref();
+        let mains = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+        let inits = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
+        for told in mains.iter().chain(inits) {
+            let last = latest(sandbox, &told.name).filter(|last| last.state.is_running());
+            let same = |last: &&ContainerStatus| told.container_id == Some(container_id(last, facts.runtime));
+            if let Some(last) = last.filter(same) {
+                let (started, ready) =
+                    (told.started.filter(|started| *started), Some(told.ready).filter(|ready| *ready));
+                let probed = Probed { attempt: last.id.attempt, started, ready, alive: None };
+                self.memory.probes.insert(told.name.as_str().into(), probed);
+            }
+        }
+    }
+
+    /// Reads the last words of what has exited, once.
+    async fn listen(&mut self, pod: &Pod, sandbox: Option<&SandboxStatus>) {
+        let all = sandbox.map(|sandbox| sandbox.containers.as_slice()).unwrap_or_default();
+        self.memory.messages.retain(|id, _| all.iter().any(|status| status.id == *id));
+        for status in all.iter().filter(|status| status.state.exit_code().is_some()) {
+            let container =
+                pod.spec.iter().flat_map(containers).find(|(_, container)| *container.name == *status.id.name);
+            if let Some((_, container)) = container
+                && !self.memory.messages.contains_key(&status.id)
+            {
+                let message = terminal::message(&self.shared, &self.dir(), container, status).await;
+                self.memory.messages.insert(status.id.clone(), message);
+            }
+        }
+    }
+
+    /// Brings the volumes of a running pod up to date, if what they show may have changed.
+    async fn refresh(&mut self, pod: &Pod, sandbox: Option<&SandboxStatus>) {
+        let shown = (pod.metadata.labels.clone(), pod.metadata.annotations.clone());
+        let Some(sandbox) = sandbox.filter(|sandbox| sandbox.ready && self.shown.as_ref() != Some(&shown)) else {
+            return;
+        };
+        let place = lifecycle::Place { dir: &self.dir(), address: sandbox.address };
+        match lifecycle::refresh(&self.shared, pod, place).await {
+            Ok(()) => self.shown = Some(shown),
+            // What its containers see stays as it was, until the next change.
+            Err(error) => tracing::debug!(pod = %self.sandbox, %error, "volumes were not brought up to date"),
+        }
+    }
+
+    /// Counts a pod's start, and gives back what it took once it is over.
+    fn count(&mut self, status: &PodStatus) {
+        if status.phase.as_deref() == Some("Running")
+            && let Some(since) = self.starting_since.take()
+        {
+            self.shared.metrics.pod_started(since.elapsed());
+        }
+        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            self.shared.admitted().remove(&*self.sandbox.0);
+        }
     }
 
     /// The pod with the status last reported, which a watch may not have shown yet.
@@ -237,11 +364,14 @@ impl Worker {
                     () = end_moved(changes, desired) => return Ok(()),
                     made = lifecycle::start(&shared, &desired.pod, &id, place, backoff_seconds) => made.err(),
                 };
+                let metrics = &self.shared.metrics;
+                if refusal.is_none() { &metrics.started_containers } else { &metrics.started_containers_errors }.inc();
                 self.note(&id.name, refusal, &desired.pod).await;
             }
             Action::Stop { attempts, why } => {
                 let spent = self.ending_since.map(|since| since.elapsed()).unwrap_or_default();
-                let grace = desired.grace().saturating_sub(spent);
+                let own = attempts.first().and_then(|(name, _)| probe_grace(&desired.pod, name, why));
+                let grace = own.unwrap_or_else(|| desired.grace()).saturating_sub(spent);
                 let ids = attempts.into_iter().map(|(name, attempt)| ContainerId {
                     sandbox: self.sandbox.clone(),
                     name,
@@ -277,7 +407,7 @@ impl Worker {
     }
 
     fn dir(&self) -> PathBuf {
-        self.shared.root_dir.join("pods").join(&*self.sandbox.0)
+        volume::pod_dir(&self.shared.root_dir, &self.sandbox.0)
     }
 }
 
@@ -294,6 +424,47 @@ async fn end_moved(changes: &mut watch::Receiver<Desired>, known: &Desired) {
             return;
         }
     }
+}
+
+/// The grace that a failed probe gives its container, if it says so.
+fn probe_grace(pod: &Pod, name: &str, why: Why) -> Option<Duration> {
+    let (_, container) = pod.spec.iter().flat_map(containers).find(|(_, container)| container.name == name)?;
+    let probe = match why {
+        Why::PodEnds => return None,
+        Why::StartupProbe => container.startup_probe.as_ref()?,
+        Why::LivenessProbe => container.liveness_probe.as_ref()?,
+    };
+    Some(Duration::from_secs(u64::try_from(probe.termination_grace_period_seconds?).ok()?))
+}
+
+/// The node, with the pods on it that take some of it: those taken on, and those that an earlier kubelet had.
+fn node_view(
+    shared: &Shared,
+    live: &Node,
+    known: &[Arc<Pod>],
+    admitted: &BTreeMap<String, PodView>,
+    pod: &Pod,
+) -> NodeView {
+    let mut node = NodeView::of(live);
+    node.name = shared.node_name.as_str().into();
+    node.allocatable = Resources::of(Some(&shared.capacity));
+    if live.metadata.name.is_none() {
+        node.labels.extend(shared.labels.clone());
+    }
+    admitted.iter().filter(|(uid, _)| pod.metadata.uid.as_ref() != Some(uid)).for_each(|(_, taken)| node.place(taken));
+    for other in known.iter().filter(|other| other.metadata.uid != pod.metadata.uid && !is_over(other)) {
+        let begun = other.status.as_ref().is_some_and(|status| status.start_time.is_some());
+        if begun && other.metadata.uid.as_ref().is_none_or(|uid| !admitted.contains_key(uid)) {
+            node.place(&PodView::of(other));
+        }
+    }
+    node
+}
+
+/// Whether a pod has had its final phase.
+fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// A pod's name and namespace.

@@ -1,133 +1,16 @@
-//! A kubelet on the memory runtime, an API server on the memory store, and paused time.
+//! What a kubelet does with pods, on the memory runtime under paused time.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, ResourceExt as _,
     api::{DeleteParams, LogParams, PostParams},
 };
-use orchestra_core::{
-    clock::{Clock, TokioClock},
-    rng::Entropy,
-    runtime::{ContainerId, ContainerRuntime as _, SandboxId},
-    server::{ApiServer, UserInfo},
-};
-use orchestra_runtime::{Kubelet, MemoryRuntime, kubelet::LocalNodes};
-use orchestra_store::MemoryStore;
-use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use orchestra_core::runtime::ContainerRuntime as _;
+use serde_json::json;
 
-/// How long a pod may take to get where it should, in virtual seconds.
-const PATIENCE_SECONDS: u64 = 900;
-
-struct Cluster {
-    client: Client,
-    runtime: MemoryRuntime,
-    nodes: LocalNodes,
-    clock: Arc<dyn Clock>,
-    dir: tempfile::TempDir,
-    kubelet: JoinHandle<()>,
-}
-
-impl Cluster {
-    async fn start() -> Self {
-        let clock: Arc<dyn Clock> = Arc::new(TokioClock::default());
-        let nodes = LocalNodes::default();
-        let server = ApiServer::builder(Arc::new(MemoryStore::new()))
-            .clock(Arc::clone(&clock))
-            .entropy(Entropy::seeded(1))
-            .dialer(Arc::new(nodes.clone()))
-            .build();
-        let client = server.client(UserInfo::master("test"));
-        let namespaces: Api<Namespace> = Api::all(client.clone());
-        for name in ["default", "kube-node-lease"] {
-            let namespace = serde_json::from_value(json!({"metadata": {"name": name}})).expect("a namespace");
-            // It may be there already.
-            let _ = namespaces.create(&PostParams::default(), &namespace).await;
-        }
-        let runtime = MemoryRuntime::new(Arc::clone(&clock));
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut cluster = Self { client, runtime, nodes, clock, dir, kubelet: tokio::spawn(async {}) };
-        cluster.restart_kubelet();
-        cluster
-    }
-
-    fn restart_kubelet(&mut self) {
-        self.kubelet.abort();
-        let kubelet = Kubelet::builder(self.client.clone(), Arc::new(self.runtime.clone()), "n1")
-            .clock(Arc::clone(&self.clock))
-            .entropy(Entropy::seeded(2))
-            .root_dir(self.dir.path())
-            .build();
-        self.nodes.insert(&kubelet);
-        self.kubelet = tokio::spawn(async move {
-            kubelet.run().await;
-        });
-    }
-
-    fn pods(&self) -> Api<Pod> {
-        Api::namespaced(self.client.clone(), "default")
-    }
-
-    /// Makes a pod that is bound to the node already.
-    async fn create(&self, name: &str, mut spec: Value) -> Pod {
-        spec["nodeName"] = "n1".into();
-        let pod = json!({"metadata": {"name": name, "namespace": "default"}, "spec": spec});
-        let pod = serde_json::from_value(pod).expect("a pod");
-        self.pods().create(&PostParams::default(), &pod).await.expect("created")
-    }
-
-    /// Waits until the pod is as it should be; shows it if it never is.
-    async fn until(&self, name: &str, holds: impl Fn(&Pod) -> bool) -> Pod {
-        for _ in 0..PATIENCE_SECONDS * 2 {
-            let pod = self.pods().get_opt(name).await.expect("an answer");
-            if let Some(pod) = pod.filter(|pod| holds(pod)) {
-                return pod;
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-        panic!("{:#?}", self.pods().get_opt(name).await.expect("an answer").and_then(|pod| pod.status));
-    }
-
-    async fn until_gone(&self, name: &str) {
-        for _ in 0..PATIENCE_SECONDS * 2 {
-            if self.pods().get_opt(name).await.expect("an answer").is_none() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(500)).await;
-        }
-        panic!("{name} is still there");
-    }
-}
-
-fn web(script: &str) -> Value {
-    json!({"containers": [{"name": "web", "image": "host", "command": ["sh", "-c", script]}]})
-}
-
-fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
-    conditions.iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
-fn restarts(pod: &Pod) -> i32 {
-    let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
-    statuses.iter().map(|status| status.restart_count).sum()
-}
-
-fn waiting_reason(pod: &Pod) -> Option<&str> {
-    let status = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
-    status.state.as_ref()?.waiting.as_ref()?.reason.as_deref()
-}
-
-fn container(pod: &Pod, attempt: u32) -> ContainerId {
-    let sandbox = SandboxId(pod.uid().expect("the server gave one").into());
-    ContainerId { sandbox, name: "web".into(), attempt }
-}
+use crate::cluster::{Cluster, container, is_ready, phase, restarts, waiting_reason, web};
 
 #[tokio::test(start_paused = true)]
 async fn a_node_registers_and_its_pods_become_ready() {
@@ -261,7 +144,7 @@ async fn a_pod_waits_for_the_config_map_it_names() {
     spec["containers"][0]["envFrom"] = json!([{"configMapRef": {"name": "settings"}}]);
     cluster.create("web", spec).await;
     cluster.until("web", |pod| waiting_reason(pod) == Some("CreateContainerConfigError")).await;
-    let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(cluster.client.clone(), "default");
+    let maps: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), "default");
     let map = serde_json::from_value(json!({"metadata": {"name": "settings"}, "data": {"A": "1"}})).expect("a map");
     maps.create(&PostParams::default(), &map).await.expect("created");
     cluster.until("web", is_ready).await;
