@@ -32,6 +32,9 @@ pub const NODES_GROUP: &str = "system:nodes";
 
 const AUTHORITY_YEARS: i16 = 10;
 const CREDENTIAL_YEARS: i16 = 1;
+/// How long before its end an authority is renewed: what it vouches for must not outlive it.
+const AUTHORITY_RENEWAL_SECONDS: i64 = 2 * 365 * 86_400;
+const LOCK_FILE: &str = "ca.lock";
 const CERTIFICATE_FILE: &str = "ca.crt";
 const KEY_FILE: &str = "ca.key";
 
@@ -51,6 +54,12 @@ pub enum Error {
     /// A name can't stand in a certificate, or a key or certificate is malformed.
     #[error("invalid certificate")]
     Certificate(#[from] rcgen::Error),
+    /// The authority in this file is not valid now: the clock is wrong, or nobody renewed it for years.
+    #[error("the authority in {} is not valid now", path.display())]
+    Expired {
+        /// Which file.
+        path: PathBuf,
+    },
     /// A key and a certificate don't make a TLS endpoint.
     #[error("unusable credential")]
     Tls(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -124,25 +133,44 @@ impl CertificateAuthority {
 
     /// Loads the authority kept in `dir`, or makes one and keeps it there, its key readable by its owner only.
     ///
+    /// Several may do so at the same time, and get the same one. In its last two years an authority is renewed with the
+    /// same key, so that what it vouched for stays valid, and so does the old certificate until its end.
+    ///
     /// # Errors
     ///
-    /// [`Error::File`] naming the file that can't be used, [`Error::Certificate`] if it is damaged.
+    /// [`Error::File`] naming the file that can't be used, [`Error::Certificate`] if it is damaged, [`Error::Expired`] if it
+    /// isn't valid now.
     pub fn load_or_generate(dir: &Path, clock: &dyn Clock) -> Result<Self, Error> {
         let (certificate, key) = (dir.join(CERTIFICATE_FILE), dir.join(KEY_FILE));
         let file = |path: &Path| {
             let path = path.to_owned();
             move |source| Error::File { path, source }
         };
+        fs::create_dir_all(dir).map_err(file(dir))?;
+        // Held until the files are there, or read.
+        let lock = fs::File::create(dir.join(LOCK_FILE)).map_err(file(dir))?;
+        lock.lock().map_err(file(dir))?;
         if !certificate.exists() {
             let (authority, key_pem) = Self::generate_with_key(clock)?;
-            fs::create_dir_all(dir).map_err(file(dir))?;
             private_file::write(&key, key_pem.as_bytes()).map_err(file(&key))?;
             private_file::write(&certificate, authority.certificate_pem.as_bytes()).map_err(file(&certificate))?;
             return Ok(authority);
         }
         let certificate_pem = fs::read_to_string(&certificate).map_err(file(&certificate))?;
         let key_pem = fs::read_to_string(&key).map_err(file(&key))?;
-        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, KeyPair::from_pem(&key_pem)?)?;
+        let expired = || Error::Expired { path: certificate.clone() };
+        let (first, last) = validity(&certificate_pem)?;
+        let now = clock.now().as_second();
+        if now < first || last < now {
+            return Err(expired());
+        }
+        let key_pair = KeyPair::from_pem(&key_pem)?;
+        if last - now < AUTHORITY_RENEWAL_SECONDS {
+            let authority = Self::of_key(key_pair, clock)?;
+            private_file::write(&certificate, authority.certificate_pem.as_bytes()).map_err(file(&certificate))?;
+            return Ok(authority);
+        }
+        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key_pair)?;
         Ok(Self { certificate_pem, issuer })
     }
 
@@ -176,13 +204,18 @@ impl CertificateAuthority {
     }
 
     fn generate_with_key(clock: &dyn Clock) -> Result<(Self, String), Error> {
+        let key = KeyPair::generate()?;
+        let key_pem = key.serialize_pem();
+        Ok((Self::of_key(key, clock)?, key_pem))
+    }
+
+    fn of_key(key: KeyPair, clock: &dyn Clock) -> Result<Self, Error> {
         let mut params = params("orchestra", None, AUTHORITY_YEARS, clock);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages =
             vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
-        let key = KeyPair::generate()?;
-        let (certificate_pem, key_pem) = (params.self_signed(&key)?.pem(), key.serialize_pem());
-        Ok((Self { certificate_pem, issuer: Issuer::new(params, key) }, key_pem))
+        let certificate_pem = params.self_signed(&key)?.pem();
+        Ok(Self { certificate_pem, issuer: Issuer::new(params, key) })
     }
 
     fn issue(
@@ -206,6 +239,13 @@ impl CertificateAuthority {
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Credential { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() })
     }
+}
+
+/// The first and last second, since 1970, at which a certificate is valid.
+fn validity(certificate_pem: &str) -> Result<(i64, i64), Error> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(certificate_pem.as_bytes()).map_err(tls)?;
+    let validity = pem.parse_x509().map_err(tls)?.validity().clone();
+    Ok((validity.not_before.timestamp(), validity.not_after.timestamp()))
 }
 
 /// Whether clients have to show who they are.
@@ -308,9 +348,54 @@ fn tls(error: impl std::error::Error + Send + Sync + 'static) -> Error {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use orchestra_core::clock::SystemClock;
+    use orchestra_core::clock::{Clock, SystemClock, Timestamp};
 
-    use super::{CertificateAuthority, Subject};
+    use super::{CertificateAuthority, Error, Subject, validity};
+
+    /// A clock that stands.
+    #[derive(Debug)]
+    struct At(i64);
+
+    impl Clock for At {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_second(self.0).expect("a time")
+        }
+    }
+
+    const DAY: i64 = 86_400;
+    const YEAR: i64 = 365 * DAY;
+
+    #[test]
+    fn an_authority_is_renewed_in_time_and_refused_after_its_time() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let load = |at| CertificateAuthority::load_or_generate(dir.path(), &At(at));
+        let first = load(50 * YEAR).expect("made");
+        assert_eq!(load(57 * YEAR).expect("loaded").certificate_pem(), first.certificate_pem());
+        let renewed = load(59 * YEAR).expect("renewed");
+        assert_eq!(validity(renewed.certificate_pem()).expect("a certificate").1, 69 * YEAR + DAY);
+        let key = |pem: &str| {
+            let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).expect("PEM");
+            pem.parse_x509().expect("a certificate").public_key().raw.to_vec()
+        };
+        assert_eq!(key(renewed.certificate_pem()), key(first.certificate_pem()), "what it vouched for stays valid");
+        for wrong in [49 * YEAR, 80 * YEAR] {
+            assert!(matches!(load(wrong), Err(Error::Expired { .. })));
+        }
+    }
+
+    #[test]
+    fn all_who_come_at_the_same_time_get_one_authority() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let load = || {
+            let authority = CertificateAuthority::load_or_generate(dir.path(), &SystemClock).expect("made or loaded");
+            authority.certificate_pem().to_owned()
+        };
+        let all: std::collections::BTreeSet<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(load)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+        });
+        assert_eq!(all.len(), 1);
+    }
 
     #[test]
     fn an_authority_survives_a_restart_and_its_key_is_private() {
