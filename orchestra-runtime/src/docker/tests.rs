@@ -1,6 +1,11 @@
 //! The suite on the machine's Docker Engine; without one, a printed line, and a failure where `CI` is set.
 
-use std::{collections::BTreeSet, path::PathBuf, process::Command, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    process::Command,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use bollard::query_parameters::{ListContainersOptionsBuilder, RemoveImageOptions};
@@ -71,21 +76,49 @@ fn shell_rootfs() -> Vec<u8> {
     tar.into_inner().unwrap()
 }
 
-#[test]
+/// Runs a test on the engine, one at a time, and leaves nothing behind.
 #[allow(clippy::print_stdout, reason = "a skipped test says so")]
-fn every_law_holds_on_the_engine() {
+fn on_the_engine(test: impl FnOnce(&tokio::runtime::Runtime)) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     if let Err(error) = runtime.block_on(DockerRuntime::connect("probe")) {
         assert!(std::env::var_os("CI").is_none(), "there was to be an engine: {error}");
         println!("skipped: no Docker Engine here");
         return;
     }
-    for (number, case) in CASES.iter().enumerate() {
-        println!("{}", case.name);
-        let name = format!("test-{}-{number}", std::process::id());
-        run(case.name, Time::Real, &Node(name, TempDir::new().unwrap()));
-    }
+    test(&runtime);
     runtime.block_on(leave_nothing_behind());
+}
+
+#[test]
+#[allow(clippy::print_stdout, reason = "a test of a minute shows how far it is")]
+fn every_law_holds_on_the_engine() {
+    on_the_engine(|_| {
+        for (number, case) in CASES.iter().enumerate() {
+            println!("{}", case.name);
+            let name = format!("test-{}-{number}", std::process::id());
+            run(case.name, Time::Real, &Node(name, TempDir::new().unwrap()));
+        }
+    });
+}
+
+#[test]
+fn a_port_of_a_sandbox_is_reached_from_the_node() {
+    on_the_engine(|tokio| {
+        tokio.block_on(async {
+            let node = Node(format!("test-{}-ports", std::process::id()), TempDir::new().unwrap());
+            let runtime = node.connect().await;
+            let id = SandboxId("a".into());
+            runtime.create_sandbox(&id, &SandboxSpec::default()).await.unwrap();
+            // Nothing listens there, and the sandbox says so itself.
+            let refused = runtime.connect(&id, 9).await.err().unwrap();
+            assert!(matches!(refused, Error::Unavailable(_)), "{refused:?}");
+            runtime.remove_sandbox(&id).await.unwrap();
+            let gone = runtime.connect(&id, 9).await.err().unwrap();
+            assert!(matches!(gone, Error::NoSandbox(_)), "{gone:?}");
+        });
+    });
 }
 
 /// Removes the images that the suite brought; containers of the suite would show here.
@@ -101,23 +134,4 @@ async fn leave_nothing_behind() {
         // Another run of the tests may use it at this moment.
         let _in_use = engine.remove_image(image, None::<RemoveImageOptions>, None).await;
     }
-}
-
-#[tokio::test]
-#[allow(clippy::print_stdout, reason = "a skipped test says so")]
-async fn a_port_of_a_sandbox_is_reached_from_the_node() {
-    if DockerRuntime::connect("probe").await.is_err() {
-        println!("skipped: no Docker Engine here");
-        return;
-    }
-    let node = Node(format!("test-{}-ports", std::process::id()), TempDir::new().unwrap());
-    let runtime = node.connect().await;
-    let id = SandboxId("a".into());
-    runtime.create_sandbox(&id, &SandboxSpec::default()).await.unwrap();
-    // Nothing listens there, and the sandbox says so itself.
-    let refused = runtime.connect(&id, 9).await.err().unwrap();
-    assert!(matches!(refused, Error::Unavailable(_)), "{refused:?}");
-    runtime.remove_sandbox(&id).await.unwrap();
-    let gone = runtime.connect(&id, 9).await.err().unwrap();
-    assert!(matches!(gone, Error::NoSandbox(_)), "{gone:?}");
 }
