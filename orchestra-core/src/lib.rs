@@ -38,3 +38,8 @@ pub mod proxy;
 
 #[cfg(feature = "server")]
 pub mod control_plane;
+
+/// The examples of the README.
+#[cfg(all(doctest, feature = "server"))]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -19,3 +19,8 @@ pub mod publish;
 pub mod address;
 
 pub mod proxy;
+
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}

@@ -26,3 +26,8 @@ pub use memory::MemoryRuntime;
 #[cfg(target_os = "linux")]
 pub use process::ProcessRuntime;
 pub use removal::remove_all;
+
+/// The examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+mod readme {}
