@@ -104,37 +104,48 @@ impl<K: Resource<DynamicType = ()>> Cache<K> {
             let (key, object) = (ObjectKey::of(&object), Arc::new(object));
             let old = gone.remove(&key);
             if old.as_ref().is_none_or(|old| old.resource_version() != object.resource_version()) {
-                state.tell(&key, old);
+                state.tell(&key, old.as_ref());
             }
             state.objects.insert(key, object);
         }
         for (key, old) in gone {
-            state.tell(&key, Some(old));
+            state.tell(&key, Some(&old));
         }
         drop(state);
         self.advance(revision);
         true
     }
 
+    /// Takes in an object that was added or changed, unless the cache has come further.
     pub(super) fn put(&self, object: K) {
-        let revision = revision_of(&object);
-        let (key, object) = (ObjectKey::of(&object), Arc::new(object));
+        let (key, revision) = (ObjectKey::of(&object), revision_of(&object));
+        if self.is_past(revision) {
+            return;
+        }
         let mut state = self.lock();
-        let old = state.objects.insert(key.clone(), object);
-        state.tell(&key, old);
+        let old = state.objects.insert(key.clone(), Arc::new(object));
+        state.tell(&key, old.as_ref());
         drop(state);
         self.advance(revision);
     }
 
-    /// Removes an object that was deleted at its resource version.
+    /// Removes an object that was deleted at its resource version, unless the cache has come further.
     pub(super) fn remove(&self, object: &K) {
-        let key = ObjectKey::of(object);
+        let (key, revision) = (ObjectKey::of(object), revision_of(object));
+        if self.is_past(revision) {
+            return;
+        }
         let mut state = self.lock();
         if let Some(old) = state.objects.remove(&key) {
-            state.tell(&key, Some(old));
+            state.tell(&key, Some(&old));
         }
         drop(state);
-        self.advance(revision_of(object));
+        self.advance(revision);
+    }
+
+    /// Whether the cache has seen what came after `revision`; 0 is no revision.
+    fn is_past(&self, revision: u64) -> bool {
+        revision != 0 && revision < self.revision()
     }
 
     /// Notes that everything up to `revision` has been seen.
@@ -146,10 +157,10 @@ impl<K: Resource<DynamicType = ()>> Cache<K> {
 
 impl<K> State<K> {
     /// Tells every subscriber that `key` changed from `old`; one that hasn't looked yet keeps the older `old`.
-    fn tell(&mut self, key: &ObjectKey, old: Option<Arc<K>>) {
+    fn tell(&mut self, key: &ObjectKey, old: Option<&Arc<K>>) {
         self.subscribers.retain(|subscriber| {
             let Some(pending) = subscriber.upgrade() else { return false };
-            pending.lock().entry(key.clone()).or_insert_with(|| old.clone());
+            pending.lock().entry(key.clone()).or_insert_with(|| old.cloned());
             pending.wake.notify_one();
             true
         });
@@ -197,6 +208,23 @@ mod tests {
     }
 
     proptest! {
+        /// SEMANTICS 38: whatever comes in whatever order, no object and no revision goes back.
+        #[test]
+        fn nothing_goes_back(events in proptest::collection::vec((0..3_u8, 1..30_u64, any::<bool>()), 0..40)) {
+            let cache = Cache::default();
+            let (mut newest, mut reached) = (std::collections::BTreeMap::new(), 0);
+            for (name, revision, deleted) in events {
+                let (name, key) = (name.to_string(), ObjectKey::new("", name.to_string()));
+                if deleted { cache.remove(&object(&name, revision)) } else { cache.put(object(&name, revision)) }
+                if let Some(seen) = cache.get(&key) {
+                    let seen = super::revision_of(&*seen);
+                    prop_assert!(newest.insert(name, seen).is_none_or(|before| before <= seen));
+                }
+                prop_assert!(cache.revision() >= reached);
+                reached = cache.revision();
+            }
+        }
+
         /// SEMANTICS 39: changes may be coalesced, and the first object unseen is the one that is told.
         #[test]
         fn a_burst_is_told_once_with_what_was_seen_last(writes in 1..20_u64) {

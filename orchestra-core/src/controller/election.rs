@@ -1,0 +1,283 @@
+//! Leader election by Lease: of several processes that run the same loops, one acts (SEMANTICS 47).
+//!
+//! A candidate never compares its clock with another machine's: a lease has run out once it has been *seen* unchanged for
+//! as long as its holder said it would last. A holder stops acting [`Timing::renew_deadline`] after it last sent a
+//! renewal that was carried out; since that is shorter than the lease, it has stopped before anyone can take over.
+
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+};
+use kube::{
+    Api, Client,
+    api::{ObjectMeta, PostParams},
+};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use crate::{clock::Clock, rng::Entropy};
+
+/// The namespace of Kubernetes' own leader leases.
+pub const ELECTION_NAMESPACE: &str = "kube-system";
+/// By how much of itself the wait between two tries is lengthened at most, so that candidates don't march in step.
+const JITTER: f64 = 0.2;
+
+/// How long a lease lasts, and how hard its holder tries to keep it.
+///
+/// Invariant: `retry_period` < `renew_deadline` < `lease_duration`, by whole seconds of the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    lease_duration: Duration,
+    renew_deadline: Duration,
+    retry_period: Duration,
+}
+
+impl Default for Timing {
+    /// 15 s, 10 s and 2 s, as Kubernetes' own components have it.
+    fn default() -> Self {
+        Self {
+            lease_duration: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry_period: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Timing {
+    /// A lease of `lease_seconds`, of which its holder acts for at most `renew_deadline` without a renewal, and tries for
+    /// one every `retry_period`.
+    ///
+    /// # Panics
+    ///
+    /// Unless `retry_period` < `renew_deadline` < `lease_seconds`.
+    #[must_use]
+    pub fn new(lease_seconds: u16, renew_deadline: Duration, retry_period: Duration) -> Self {
+        let lease_duration = Duration::from_secs(lease_seconds.into());
+        assert!(
+            retry_period < renew_deadline && renew_deadline < lease_duration,
+            "a lease outlasts its holder's deadline, and that outlasts the wait between two tries"
+        );
+        Self { lease_duration, renew_deadline, retry_period }
+    }
+}
+
+/// What a candidate is to do about the lease it has read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Somebody else holds it.
+    Wait,
+    /// It is free, or has run out: take it, which is this transition.
+    Take {
+        /// How often it has changed hands, this time included.
+        transitions: i32,
+    },
+    /// It is the candidate's own: renew it.
+    Renew,
+}
+
+/// Decides about a lease as it was read, which the candidate has seen unchanged for `unchanged_for`; pure.
+#[must_use]
+pub fn decide(lease: Option<&LeaseSpec>, unchanged_for: Duration, identity: &str) -> Step {
+    let Some(lease) = lease else { return Step::Take { transitions: 0 } };
+    let holder = lease.holder_identity.as_deref().unwrap_or_default();
+    if holder == identity {
+        return Step::Renew;
+    }
+    let lasts = u64::try_from(lease.lease_duration_seconds.unwrap_or(0)).unwrap_or(0);
+    if !holder.is_empty() && unchanged_for < Duration::from_secs(lasts) {
+        return Step::Wait;
+    }
+    Step::Take { transitions: lease.lease_transitions.unwrap_or(0).saturating_add(1) }
+}
+
+/// The lease as it was last read, and since when it has read so.
+#[derive(Debug, Default)]
+struct Seen(Option<(LeaseSpec, Instant)>);
+
+impl Seen {
+    /// Notes what was read at `now`, and tells for how long it has read so.
+    fn note(&mut self, lease: &LeaseSpec, now: Instant) -> Duration {
+        match &self.0 {
+            Some((seen, since)) if seen == lease => now.duration_since(*since),
+            _ => {
+                self.0 = Some((lease.clone(), now));
+                Duration::ZERO
+            }
+        }
+    }
+}
+
+/// The lease was lost, and what was led has been dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the lease could not be renewed in time")]
+pub struct Lost;
+
+/// One candidate for one lease.
+#[derive(Clone)]
+pub struct LeaderElection {
+    api: Api<Lease>,
+    name: String,
+    identity: String,
+    timing: Timing,
+    clock: Arc<dyn Clock>,
+    entropy: Entropy,
+}
+
+impl fmt::Debug for LeaderElection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LeaderElection").field("lease", &self.name).field("identity", &self.identity).finish()
+    }
+}
+
+impl LeaderElection {
+    /// A candidate for the lease `name` in [`ELECTION_NAMESPACE`].
+    ///
+    /// `host` and a draw of `entropy` make its identity: no two candidates share one, even on one host.
+    #[must_use]
+    pub fn new(client: Client, name: &str, host: &str, clock: Arc<dyn Clock>, entropy: Entropy) -> Self {
+        Self {
+            api: Api::namespaced(client, ELECTION_NAMESPACE),
+            name: name.into(),
+            identity: format!("{host}_{}", entropy.uuid()),
+            timing: Timing::default(),
+            clock,
+            entropy,
+        }
+    }
+
+    /// Takes the lease for other times than Kubernetes' own.
+    #[must_use]
+    pub fn timing(mut self, timing: Timing) -> Self {
+        self.timing = timing;
+        self
+    }
+
+    /// Who this candidate is, as the lease's `holderIdentity`.
+    #[must_use]
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// Waits for the lease, then runs `work` as long as it is held; once `work` ends, gives the lease up.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`] if the lease could not be renewed in time: then `work` has been dropped, before anyone else can hold it.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropped while leading, the lease stays until it runs out; [`release`](Self::release) hands it over at once.
+    pub async fn led<T>(&self, work: impl Future<Output = T>) -> Result<T, Lost> {
+        let mut seen = Seen::default();
+        let held_until = self.acquire(&mut seen).await;
+        tracing::info!(lease = self.name, identity = self.identity, "leading");
+        let (mut work, mut renewing) = (pin!(work), pin!(self.renew(&mut seen, held_until)));
+        tokio::select! {
+            biased;
+            () = &mut renewing => {
+                tracing::warn!(lease = self.name, identity = self.identity, "no longer leading");
+                Err(Lost)
+            }
+            done = &mut work => {
+                self.release().await;
+                Ok(done)
+            }
+        }
+    }
+
+    /// Runs the work that `make` makes whenever this candidate leads, anew each time, until one run of it ends by itself.
+    pub async fn run<T, F: Future<Output = T>>(&self, mut make: impl FnMut() -> F) -> T {
+        loop {
+            if let Ok(done) = self.led(make()).await {
+                return done;
+            }
+        }
+    }
+
+    /// Gives the lease up, if this candidate holds it; to be called when nothing that is led runs any more.
+    ///
+    /// Failing to is no harm: the lease runs out.
+    pub async fn release(&self) {
+        let released = async {
+            let Some(mut lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
+            let spec = lease.spec.get_or_insert_default();
+            if spec.holder_identity.as_ref() == Some(&self.identity) {
+                spec.holder_identity = Some(String::new());
+                spec.lease_duration_seconds = Some(1);
+                spec.renew_time = Some(MicroTime(self.clock.now()));
+                self.api.replace(&self.name, &PostParams::default(), &lease).await?;
+            }
+            Ok::<_, kube::Error>(())
+        };
+        if let Ok(Err(error)) = timeout_at(Instant::now() + self.timing.retry_period, released).await {
+            tracing::debug!(lease = self.name, %error, "not released");
+        }
+    }
+
+    /// Waits until the lease is this candidate's; tells until when it may act.
+    async fn acquire(&self, seen: &mut Seen) -> Instant {
+        loop {
+            let next = Instant::now() + self.retry_wait();
+            match timeout_at(Instant::now() + self.timing.renew_deadline, self.attempt(seen)).await {
+                Ok(Ok(Some(held_until))) if held_until > Instant::now() => return held_until,
+                Ok(Err(error)) => tracing::debug!(lease = self.name, %error, "not acquired"),
+                _ => {}
+            }
+            sleep_until(next).await;
+        }
+    }
+
+    /// Renews the lease for as long as that goes on.
+    async fn renew(&self, seen: &mut Seen, mut held_until: Instant) {
+        loop {
+            sleep_until(held_until.min(Instant::now() + self.retry_wait())).await;
+            match timeout_at(held_until, self.attempt(seen)).await {
+                Ok(Ok(Some(until))) => held_until = until,
+                Ok(Err(error)) if Instant::now() < held_until => {
+                    tracing::debug!(lease = self.name, %error, "not renewed");
+                }
+                _ => return,
+            }
+        }
+    }
+
+    /// Reads the lease and does what is to be done; until when this candidate may act, if it holds the lease now.
+    async fn attempt(&self, seen: &mut Seen) -> kube::Result<Option<Instant>> {
+        // Others count from when they see the write, which can't be before this.
+        let sent = Instant::now();
+        let lease = self.api.get_opt(&self.name).await?;
+        let spec = lease.as_ref().and_then(|lease| lease.spec.clone());
+        let unchanged_for = spec.as_ref().map_or(Duration::ZERO, |spec| seen.note(spec, Instant::now()));
+        let now = MicroTime(self.clock.now());
+        let mut new = spec.clone().unwrap_or_default();
+        match decide(spec.as_ref(), unchanged_for, &self.identity) {
+            Step::Wait => return Ok(None),
+            Step::Renew => {}
+            Step::Take { transitions } => {
+                new.acquire_time = Some(now.clone());
+                new.lease_transitions = Some(transitions);
+            }
+        }
+        new.holder_identity = Some(self.identity.clone());
+        new.lease_duration_seconds = i32::try_from(self.timing.lease_duration.as_secs()).ok();
+        new.renew_time = Some(now);
+        let params = PostParams::default();
+        match lease {
+            // Conditional on the version that was read: of two who take it, one does.
+            Some(lease) => self.api.replace(&self.name, &params, &Lease { spec: Some(new), ..lease }).await?,
+            None => {
+                let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+                self.api.create(&params, &Lease { metadata, spec: Some(new) }).await?
+            }
+        };
+        Ok(Some(sent + self.timing.renew_deadline))
+    }
+
+    fn retry_wait(&self) -> Duration {
+        self.timing.retry_period.mul_f64(1.0 + JITTER * self.entropy.next_f64())
+    }
+}
+
+#[cfg(test)]
+mod tests;

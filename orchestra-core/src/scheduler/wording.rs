@@ -1,0 +1,69 @@
+//! Why no node takes a pod, in kube-scheduler's own words.
+
+use std::collections::BTreeMap;
+
+use super::{Left, PodId, Snapshot};
+
+/// As `0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu. preemption: …`.
+///
+/// Nothing is said of preemption where it could help, for this scheduler doesn't try it.
+pub(super) fn unschedulable(left: &Left, snapshot: &Snapshot, pod: PodId) -> String {
+    let nodes = snapshot.nodes.len();
+    if nodes == 0 {
+        return "no nodes available to schedule pods".into();
+    }
+    let reasons = left.why.iter().map(|(reason, count)| format!("{count} {reason}"));
+    let said = format!("0/{nodes} nodes are available: {}.", sorted(reasons));
+    let priority = snapshot.pod(pod).priority;
+    let running = snapshot.pods.iter().zip(&*snapshot.placed).filter(|(_, node)| node.is_some());
+    if running.into_iter().any(|(other, _)| other.priority < priority) {
+        return said;
+    }
+    let mut preemption = BTreeMap::new();
+    for (reason, count) in &left.why {
+        let verdict = if reason.crowded {
+            "No preemption victims found for incoming pod"
+        } else {
+            "Preemption is not helpful for scheduling"
+        };
+        *preemption.entry(verdict).or_insert(0) += count;
+    }
+    let verdicts = preemption.iter().map(|(verdict, count)| format!("{count} {verdict}"));
+    format!("{said} preemption: 0/{nodes} nodes are available: {}.", sorted(verdicts))
+}
+
+fn sorted(reasons: impl Iterator<Item = String>) -> String {
+    let mut reasons: Vec<_> = reasons.collect();
+    reasons.sort();
+    reasons.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{Left, PodId, Snapshot, unschedulable};
+    use crate::scheduler::{NodeView, PodView, Reason, UnitId};
+
+    #[test]
+    fn the_words_are_those_of_kube_scheduler() {
+        let nodes = ["a", "b", "c"].map(|name| NodeView { name: name.into(), ..NodeView::default() });
+        let why = BTreeMap::from([
+            (Reason::fixed("node(s) had untolerated taint {dedicated: db}"), 1),
+            (Reason::crowded("Insufficient cpu"), 2),
+        ]);
+        let left = Left { unit: UnitId(0), why };
+        let alone = Snapshot::new(nodes.clone(), [(PodView::default(), None)]);
+        assert_eq!(
+            unschedulable(&left, &alone, PodId(0)),
+            "0/3 nodes are available: 1 node(s) had untolerated taint {dedicated: db}, 2 Insufficient cpu. \
+             preemption: 0/3 nodes are available: 1 Preemption is not helpful for scheduling, \
+             2 No preemption victims found for incoming pod."
+        );
+        let victim = PodView { priority: -1, ..PodView::default() };
+        let crowded = Snapshot::new(nodes, [(PodView::default(), None), (victim, Some("a".into()))]);
+        assert!(!unschedulable(&left, &crowded, PodId(0)).contains("preemption"));
+        let empty = Snapshot::new([], [(PodView::default(), None)]);
+        assert_eq!(unschedulable(&left, &empty, PodId(0)), "no nodes available to schedule pods");
+    }
+}

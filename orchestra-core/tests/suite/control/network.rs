@@ -1,0 +1,67 @@
+//! Clients whose network misbehaves: cut off, or slow to tell what happened.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use futures::StreamExt as _;
+use http::{Method, Request};
+use http_body_util::{BodyStream, StreamBody};
+use kube::{Client, client::Body};
+
+/// What a client is put through; clones share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Network {
+    cut: Arc<AtomicBool>,
+    created: Arc<AtomicUsize>,
+    lag: Duration,
+}
+
+impl Network {
+    /// A network on which watches tell everything this much later.
+    pub(crate) fn lagging(lag: Duration) -> Self {
+        Self { lag, ..Self::default() }
+    }
+
+    /// From now on, or until healed, nothing gets through, and nobody is told so.
+    pub(crate) fn cut(&self, cut: bool) {
+        self.cut.store(cut, Ordering::Relaxed);
+    }
+
+    /// How many pods were created over it.
+    pub(crate) fn pods_created(&self) -> usize {
+        self.created.load(Ordering::Relaxed)
+    }
+
+    /// A client over this network.
+    pub(crate) fn client(&self, inner: &Client) -> Client {
+        let (network, inner) = (self.clone(), inner.clone());
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (network, inner) = (network.clone(), inner.clone());
+            async move {
+                if network.cut.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+                if request.method() == Method::POST && request.uri().path().ends_with("/pods") {
+                    network.created.fetch_add(1, Ordering::Relaxed);
+                }
+                let watches = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+                let lag = if watches { network.lag } else { Duration::ZERO };
+                let response = inner.send(request).await?;
+                Ok::<_, kube::Error>(response.map(|body| {
+                    StreamBody::new(BodyStream::new(body).then(move |frame| async move {
+                        if !lag.is_zero() {
+                            tokio::time::sleep(lag).await;
+                        }
+                        frame
+                    }))
+                }))
+            }
+        });
+        Client::new(service, "default")
+    }
+}
