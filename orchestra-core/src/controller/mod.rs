@@ -6,10 +6,14 @@ use async_trait::async_trait;
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod election;
+mod metrics;
 mod queue;
 mod recorder;
 mod runner;
 
+pub use election::LeaderElection;
+pub use metrics::Metrics;
 pub use queue::{BACKOFF_MAX, BACKOFF_MIN, Queue};
 pub use recorder::{Recorder, Severity};
 pub use runner::{CONCURRENCY_DEFAULT, Runner};

@@ -10,7 +10,11 @@ use futures::{
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument as _;
 
-use super::{Action, Controller, Error, ObjectKey, queue::Queue};
+use super::{
+    Action, Controller, Error, ObjectKey,
+    metrics::{Meter, Metrics},
+    queue::Queue,
+};
 use crate::{
     informer::{Cached, Change, Lister},
     rng::Entropy,
@@ -19,7 +23,11 @@ use crate::{
 /// How many keys of one controller are worked on at once, unless it is told otherwise.
 pub const CONCURRENCY_DEFAULT: usize = 16;
 
-type Outcome = (ObjectKey, std::thread::Result<Result<Action, Error>>);
+struct Outcome {
+    key: ObjectKey,
+    began: Instant,
+    result: std::thread::Result<Result<Action, Error>>,
+}
 
 /// Runs one controller over everything it watches.
 ///
@@ -30,6 +38,7 @@ pub struct Runner {
     sources: SelectAll<BoxStream<'static, Vec<ObjectKey>>>,
     entropy: Entropy,
     concurrency: usize,
+    metrics: Metrics,
 }
 
 impl fmt::Debug for Runner {
@@ -41,7 +50,13 @@ impl fmt::Debug for Runner {
 impl Runner {
     /// Makes a runner that watches nothing yet; `entropy` draws the jitter of backoffs.
     pub fn new(controller: impl Controller, entropy: Entropy) -> Self {
-        Self { controller: Arc::new(controller), sources: SelectAll::new(), entropy, concurrency: CONCURRENCY_DEFAULT }
+        Self {
+            controller: Arc::new(controller),
+            sources: SelectAll::new(),
+            entropy,
+            concurrency: CONCURRENCY_DEFAULT,
+            metrics: Metrics::default(),
+        }
     }
 
     /// Reconciles each object of a kind when it changes.
@@ -79,26 +94,41 @@ impl Runner {
         self
     }
 
+    /// Counts what its queue does in `metrics`, under the controller's name.
+    #[must_use]
+    pub fn metrics(mut self, metrics: &Metrics) -> Self {
+        self.metrics = metrics.clone();
+        self
+    }
+
     /// Runs until dropped.
     pub async fn run(mut self) -> Infallible {
         let mut queue = Queue::default();
+        let mut meter = self.metrics.of(self.controller.name());
         let mut running: FuturesUnordered<BoxFuture<'static, Outcome>> = FuturesUnordered::new();
         loop {
             while running.len() < self.concurrency
                 && let Some(key) = queue.take(Instant::now())
             {
+                meter.taken(&key, queue.len(), Instant::now());
                 running.push(self.start(key));
             }
             let timer = queue.next_at();
             tokio::select! {
                 biased;
                 Some(keys) = self.sources.next(), if !self.sources.is_empty() => {
-                    keys.into_iter().for_each(|key| queue.add(key));
+                    for key in keys {
+                        meter.added(&key, Instant::now());
+                        queue.add(key);
+                    }
+                    meter.deep(queue.len());
                 }
-                Some((key, outcome)) = running.next(), if !running.is_empty() => {
-                    self.finish(&mut queue, &key, outcome);
+                Some(outcome) = running.next(), if !running.is_empty() => {
+                    self.finish(&mut queue, &meter, outcome);
                 }
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {}
+                // It watches nothing: nothing will ever be to do.
+                else => std::future::pending().await,
             }
         }
     }
@@ -107,36 +137,42 @@ impl Runner {
         let controller = Arc::clone(&self.controller);
         let span = tracing::debug_span!("reconcile", controller = controller.name(), %key);
         let work = async move {
+            let began = Instant::now();
             // A panic is a bug of one controller with one object; the others go on (SEMANTICS 44).
-            let outcome = AssertUnwindSafe(controller.reconcile(&key)).catch_unwind().await;
-            (key, outcome)
+            let result = AssertUnwindSafe(controller.reconcile(&key)).catch_unwind().await;
+            Outcome { key, began, result }
         };
         work.instrument(span).boxed()
     }
 
-    fn finish(&self, queue: &mut Queue, key: &ObjectKey, outcome: std::thread::Result<Result<Action, Error>>) {
+    fn finish(&self, queue: &mut Queue, meter: &Meter, Outcome { key, began, result }: Outcome) {
         let name = self.controller.name();
-        match outcome {
+        meter.worked(began.elapsed());
+        let mut failed = || {
+            meter.retried();
+            queue.failed(&key, Instant::now(), self.entropy.next_f64())
+        };
+        match result {
             Ok(Ok(action)) => {
-                queue.succeeded(key);
+                queue.succeeded(&key);
                 if let Action::RequeueAfter(wait) = action {
                     queue.add_at(key.clone(), Instant::now() + wait);
                 }
             }
             Ok(Err(Error::Terminal(cause))) => {
-                queue.succeeded(key);
+                queue.succeeded(&key);
                 tracing::warn!(controller = name, %key, cause = &*cause as &dyn std::error::Error, "given up until it changes");
             }
             Ok(Err(Error::Retry(cause))) => {
-                let backoff = queue.failed(key, Instant::now(), self.entropy.next_f64());
+                let backoff = failed();
                 tracing::debug!(controller = name, %key, cause = &*cause as &dyn std::error::Error, ?backoff, "trying again");
             }
             Err(_) => {
-                let backoff = queue.failed(key, Instant::now(), self.entropy.next_f64());
+                let backoff = failed();
                 tracing::error!(controller = name, %key, ?backoff, "reconcile panicked");
             }
         }
-        queue.done(key);
+        queue.done(&key);
     }
 }
 
