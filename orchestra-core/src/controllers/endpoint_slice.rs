@@ -15,13 +15,14 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource, ResourceExt as _,
-    api::{DeleteParams, ObjectMeta, PostParams},
+    api::{DeleteParams, ObjectMeta, PostParams, Preconditions},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
     Parts,
-    replica_set::{controlled_by, is_ready, phase},
+    claim::controlled_by,
+    replica_set::{is_ready, phase},
 };
 use crate::{
     controller::{Action, Controller, Error, ObjectKey, Runner},
@@ -33,6 +34,10 @@ const ENDPOINTS_MAX: usize = 100;
 const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
+/// Whose slices repeat what a user wrote as `Endpoints`.
+const MIRRORED_BY: &str = "endpointslicemirroring-controller.k8s.io";
+const SKIP_MIRROR_LABEL: &str = "endpointslice.kubernetes.io/skip-mirror";
+const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
 /// The slices that a service should have, given the pods of its namespace; pure.
 ///
@@ -45,7 +50,7 @@ pub fn slices(service: &Service, pods: &[Arc<Pod>]) -> Option<Vec<EndpointSlice>
     let unready = spec.publish_not_ready_addresses.unwrap_or(false);
     let mut by_ports: BTreeMap<Vec<(String, i32, String)>, Vec<Endpoint>> = BTreeMap::new();
     for pod in pods.iter().filter(|pod| selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value))) {
-        if let Some(endpoint) = endpoint(pod, unready) {
+        if let Some(endpoint) = endpoint(service, pod, unready) {
             let ports = spec.ports.iter().flatten().filter_map(|port| target(port, pod)).collect();
             by_ports.entry(ports).or_default().push(endpoint);
         }
@@ -61,7 +66,7 @@ pub fn slices(service: &Service, pods: &[Arc<Pod>]) -> Option<Vec<EndpointSlice>
     Some(chunks.enumerate().map(|(at, (ports, endpoints))| slice(service, at, ports, endpoints)).collect())
 }
 
-fn endpoint(pod: &Pod, unready: bool) -> Option<Endpoint> {
+fn endpoint(service: &Service, pod: &Pod, unready: bool) -> Option<Endpoint> {
     let status = pod.status.as_ref()?;
     let address = status.pod_ip.clone().filter(|address| !address.is_empty())?;
     if matches!(phase(pod), "Succeeded" | "Failed") {
@@ -72,9 +77,16 @@ fn endpoint(pod: &Pod, unready: bool) -> Option<Endpoint> {
         addresses: vec![address],
         conditions: Some(EndpointConditions {
             ready: Some(unready || (serving && !terminating)),
-            serving: Some(unready || serving),
+            serving: Some(serving),
             terminating: Some(terminating),
         }),
+        // A pod of a governing service has a name of its own in the cluster's names.
+        hostname: pod
+            .spec
+            .as_ref()
+            .filter(|spec| spec.subdomain == service.metadata.name)
+            .and_then(|spec| spec.hostname.clone())
+            .filter(|name| !name.is_empty()),
         node_name: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         target_ref: Some(ObjectReference { resource_version: None, ..pod.object_ref(&()) }),
         ..Default::default()
@@ -100,6 +112,9 @@ fn slice(service: &Service, at: usize, ports: &[(String, i32, String)], endpoint
     let mut labels = service.labels().clone();
     labels.insert(SERVICE_NAME_LABEL.into(), service.name_any());
     labels.insert(MANAGED_BY_LABEL.into(), MANAGED_BY.into());
+    if is_headless(service) {
+        labels.insert(HEADLESS_LABEL.into(), String::new());
+    }
     let ports = ports.iter().map(|(name, port, protocol)| EndpointPort {
         name: Some(name.clone()),
         port: Some(*port),
@@ -129,13 +144,13 @@ pub fn endpoints(service: &Service, slices: &[EndpointSlice]) -> Endpoints {
                 let conditions = endpoint.conditions.as_ref();
                 let is_ready = conditions.and_then(|conditions| conditions.ready) == Some(true);
                 let going = conditions.and_then(|conditions| conditions.terminating) == Some(true);
-                is_ready == ready && !(going && !is_ready)
+                is_ready == ready && (is_ready || !going)
             });
             let address = |endpoint: &Endpoint| {
                 let ip = endpoint.addresses.first()?.clone();
                 Some(EndpointAddress {
                     ip,
-                    hostname: None,
+                    hostname: endpoint.hostname.clone(),
                     node_name: endpoint.node_name.clone(),
                     target_ref: endpoint.target_ref.clone(),
                 })
@@ -168,6 +183,53 @@ pub fn endpoints(service: &Service, slices: &[EndpointSlice]) -> Endpoints {
     }
 }
 
+fn is_headless(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
+}
+
+/// The slices that repeat the `Endpoints` a user keeps for a service that selects nothing; pure.
+#[must_use]
+pub fn mirrored(service: &Service, endpoints: Option<&Endpoints>) -> Vec<EndpointSlice> {
+    let Some(endpoints) = endpoints.filter(|endpoints| {
+        endpoints.metadata.deletion_timestamp.is_none()
+            && endpoints.labels().get(SKIP_MIRROR_LABEL).is_none_or(|skip| skip != "true")
+    }) else {
+        return Vec::new();
+    };
+    let mut packed = Vec::new();
+    for subset in endpoints.subsets.iter().flatten() {
+        let ports = subset.ports.iter().flatten().map(|port| {
+            let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
+            (port.name.clone().unwrap_or_default(), port.port, protocol)
+        });
+        let ports: Vec<_> = ports.collect();
+        let of = |addresses: &Option<Vec<EndpointAddress>>, ready: bool| -> Vec<Endpoint> {
+            let endpoint = |address: &EndpointAddress| Endpoint {
+                addresses: vec![address.ip.clone()],
+                conditions: Some(EndpointConditions { ready: Some(ready), ..Default::default() }),
+                hostname: address.hostname.clone().filter(|name| !name.is_empty()),
+                node_name: address.node_name.clone(),
+                target_ref: address.target_ref.clone(),
+                ..Default::default()
+            };
+            addresses.iter().flatten().map(endpoint).collect()
+        };
+        let all = [of(&subset.addresses, true), of(&subset.not_ready_addresses, false)].concat();
+        let (six, four): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|endpoint| endpoint.addresses.iter().any(|ip| ip.contains(':')));
+        for (address_type, endpoints) in [("IPv4", four), ("IPv6", six)] {
+            packed.extend(endpoints.chunks(ENDPOINTS_MAX).map(|chunk| (address_type, ports.clone(), chunk.to_vec())));
+        }
+    }
+    let slices = packed.into_iter().enumerate().map(|(at, (address_type, ports, endpoints))| {
+        let mut slice = slice(service, at, &ports, &endpoints);
+        slice.address_type = address_type.into();
+        slice.metadata.labels.get_or_insert_default().insert(MANAGED_BY_LABEL.into(), MIRRORED_BY.into());
+        slice
+    });
+    slices.collect()
+}
+
 struct EndpointSlices {
     client: Client,
     services: Lister<Service>,
@@ -181,7 +243,6 @@ struct EndpointSlices {
 pub fn runner(parts: &Parts) -> Runner {
     let informers = &parts.informers;
     let (services, pods) = (informers.of::<Service>(), informers.of::<Pod>());
-    let (slices, endpoints) = (informers.of::<EndpointSlice>(), informers.of::<Endpoints>());
     let selecting = services.clone();
     let of_pod = move |change: &Change<Pod>| {
         let labels: Vec<_> = [&change.old, &change.new].into_iter().flatten().map(|pod| pod.labels().clone()).collect();
@@ -194,18 +255,25 @@ pub fn runner(parts: &Parts) -> Runner {
         let services = selecting.list_namespace(&change.key.namespace);
         services.iter().filter(|service| selects(service)).map(|service| ObjectKey::of(&**service)).collect()
     };
-    let controller = EndpointSlices {
-        client: parts.client.clone(),
-        services: services.clone(),
-        pods: pods.clone(),
-        slices: slices.clone(),
-        endpoints: endpoints.clone(),
-    };
-    Runner::new(controller, parts.entropy.fork())
+    parts
+        .runner(controller(parts))
         .reconciles(&services)
         .watches(&pods, of_pod)
-        .owns::<Service, EndpointSlice>(&slices)
-        .owns::<Service, Endpoints>(&endpoints)
+        .owns::<Service, EndpointSlice>(&informers.of::<EndpointSlice>())
+        // By name: those that a user keeps have no owner.
+        .reconciles(&informers.of::<Endpoints>())
+}
+
+/// Makes the controller alone, for those who call it themselves.
+#[must_use]
+pub fn controller(parts: &Parts) -> impl Controller + use<> {
+    EndpointSlices {
+        client: parts.client.clone(),
+        services: parts.informers.of(),
+        pods: parts.informers.of(),
+        slices: parts.informers.of(),
+        endpoints: parts.informers.of(),
+    }
 }
 
 #[async_trait]
@@ -215,15 +283,34 @@ impl Controller for EndpointSlices {
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, Error> {
+        self.services.synced().await;
         self.pods.synced().await;
         self.slices.synced().await;
         self.endpoints.synced().await;
         // What a deleted service leaves behind is garbage by its owner reference.
-        let Some(service) = self.services.get(key) else { return Ok(Action::AwaitChange) };
-        let Some(wanted) = slices(&service, &self.pods.list_namespace(&key.namespace)) else {
+        let Some(service) = self.services.get(key).filter(|service| service.metadata.deletion_timestamp.is_none())
+        else {
             return Ok(Action::AwaitChange);
         };
-        for slice in &wanted {
+        match slices(&service, &self.pods.list_namespace(&key.namespace)) {
+            Some(wanted) => {
+                self.write_slices(key, &wanted).await?;
+                let old_form = endpoints(&service, &wanted);
+                let same = |old: &Endpoints| {
+                    old.subsets == old_form.subsets && old.metadata.labels == old_form.metadata.labels
+                };
+                write(&self.client, &self.endpoints, &old_form, same).await?;
+            }
+            None => self.write_slices(key, &mirrored(&service, self.endpoints.get(key).as_deref())).await?,
+        }
+        Ok(Action::AwaitChange)
+    }
+}
+
+impl EndpointSlices {
+    /// Writes the slices that differ, and deletes the service's others.
+    async fn write_slices(&self, key: &ObjectKey, wanted: &[EndpointSlice]) -> Result<(), Error> {
+        for slice in wanted {
             let same = |old: &EndpointSlice| {
                 old.endpoints.as_deref().unwrap_or_default() == slice.endpoints.as_deref().unwrap_or_default()
                     && old.ports.as_deref().unwrap_or_default() == slice.ports.as_deref().unwrap_or_default()
@@ -233,20 +320,26 @@ impl Controller for EndpointSlices {
         }
         let surplus = self.slices.list_namespace(&key.namespace).into_iter().filter(|slice| {
             slice.labels().get(SERVICE_NAME_LABEL).is_some_and(|name| **name == *key.name)
-                && slice.labels().get(MANAGED_BY_LABEL).is_some_and(|by| by == MANAGED_BY)
+                && slice.labels().get(MANAGED_BY_LABEL).is_some_and(|by| by == MANAGED_BY || by == MIRRORED_BY)
                 && wanted.iter().all(|wanted| wanted.metadata.name != slice.metadata.name)
         });
         let api = Api::<EndpointSlice>::namespaced(self.client.clone(), &key.namespace);
         for slice in surplus.collect::<Vec<_>>() {
-            match api.delete(&slice.name_any(), &DeleteParams::default()).await {
+            let params = DeleteParams {
+                preconditions: Some(Preconditions { uid: slice.uid(), resource_version: None }),
+                ..Default::default()
+            };
+            match api.delete(&slice.name_any(), &params).await {
                 Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
                 Err(error) => return Err(error.into()),
             }
+            let gone = |now: Option<&EndpointSlice>| {
+                now.is_none_or(|now| now.uid() != slice.uid() || now.metadata.deletion_timestamp.is_some())
+            };
+            self.slices.until(&ObjectKey::of(&*slice), gone).await;
         }
-        let old_form = endpoints(&service, &wanted);
-        write(&self.client, &self.endpoints, &old_form, |old| old.subsets == old_form.subsets).await?;
-        Ok(Action::AwaitChange)
+        Ok(())
     }
 }
 

@@ -1,195 +1,96 @@
 //! Deletes what belonged to something that is gone, by owner reference: in the background, in the foreground, or not at
 //! all, as the deletion said (SEMANTICS 48).
 
+mod kind;
+mod verdict;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use k8s_openapi::{
-    api::{
-        apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
-        batch::v1::{CronJob, Job},
-        core::v1::{ConfigMap, Endpoints, Pod, ReplicationController, Secret, Service},
-        discovery::v1::EndpointSlice,
-    },
-    apimachinery::pkg::apis::meta::v1::OwnerReference,
-};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{
-    Api, Client, Resource, ResourceExt as _,
+    Client,
     api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy},
-    core::DynamicObject,
+    core::GroupVersionKind,
+    discovery::{self, Scope},
 };
 use serde_json::json;
 
 use super::Parts;
-use crate::{
-    controller::{Action, Controller, Error, ObjectKey, Runner},
-    informer::{Cached, Change, Lister},
-};
+use crate::controller::{Action, Controller, Error, ObjectKey, Runner};
 
-const ORPHAN: &str = "orphan";
-const FOREGROUND: &str = "foregroundDeletion";
-/// How soon a deletion in the foreground looks again whether its dependents are gone.
-const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(500);
+use kind::{Kind, Seen};
+use verdict::{FOREGROUND, ORPHAN};
 
-/// One object as the collector sees it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Thing {
-    /// Its uid.
-    pub uid: String,
-    /// Those it belongs to.
-    pub owners: Vec<OwnerReference>,
-    /// What holds it back.
-    pub finalizers: Vec<String>,
-    /// Whether it was asked to go.
-    pub going: bool,
-}
+pub use verdict::{Thing, Verdict, verdict};
 
-/// What is to be done about one object.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Nothing.
-    Keep,
-    /// Every owner is gone: it goes as well.
-    Delete,
-    /// It waits for an owner's dependents in the foreground: it goes, in the foreground too.
-    DeleteInForeground,
-    /// It was deleted to orphan its dependents: they are cut loose, then it may go.
-    Orphan,
-    /// It was deleted in the foreground, and these dependents go first.
-    AwaitDependents,
-    /// It was deleted in the foreground, and nothing holds it any longer.
-    Release,
-}
-
-/// Decides about one object, given which of its owners are there and going, and its dependents; pure.
-#[must_use]
-pub fn verdict(thing: &Thing, owners: &[Option<Thing>], dependents: &[Thing]) -> Verdict {
-    let held_by = |finalizer: &str| thing.finalizers.iter().any(|held| held == finalizer);
-    if thing.going && held_by(ORPHAN) {
-        return Verdict::Orphan;
-    }
-    if thing.going && held_by(FOREGROUND) {
-        let blocks = |dependent: &Thing| {
-            dependent.owners.iter().any(|owner| owner.uid == thing.uid && owner.block_owner_deletion == Some(true))
-        };
-        return if dependents.iter().any(blocks) { Verdict::AwaitDependents } else { Verdict::Release };
-    }
-    if thing.going || thing.owners.is_empty() {
-        return Verdict::Keep;
-    }
-    let solid = |owner: &Option<Thing>| {
-        owner.as_ref().is_some_and(|owner| !(owner.going && owner.finalizers.iter().any(|held| held == FOREGROUND)))
-    };
-    let waiting = |owner: &Option<Thing>| owner.is_some() && !solid(owner);
-    match () {
-        () if owners.iter().any(solid) => Verdict::Keep,
-        () if owners.iter().any(waiting) => Verdict::DeleteInForeground,
-        () => Verdict::Delete,
-    }
-}
-
-fn thing<K: Resource>(object: &K) -> Thing {
-    let meta = object.meta();
-    Thing {
-        uid: meta.uid.clone().unwrap_or_default(),
-        owners: meta.owner_references.clone().unwrap_or_default(),
-        finalizers: meta.finalizers.clone().unwrap_or_default(),
-        going: meta.deletion_timestamp.is_some(),
-    }
-}
-
-/// The cache of one kind, its type forgotten.
-trait Kind: std::fmt::Debug + Send + Sync {
-    fn name(&self) -> &'static str;
-    fn group_version(&self) -> String;
-    fn get(&self, key: &ObjectKey) -> Option<Thing>;
-    /// The objects that name `uid` among their owners.
-    fn dependents(&self, namespace: &str, uid: &str) -> Vec<(ObjectKey, Thing)>;
-    /// The objects that name any owner.
-    fn dependents_of_any(&self, namespace: &str) -> Vec<(ObjectKey, Thing)>;
-    fn api(&self, client: &Client, namespace: &str) -> Api<DynamicObject>;
-    fn watch(&self, runner: Runner, at: usize) -> Runner;
-}
-
-#[derive(Debug)]
-struct Typed<K> {
-    lister: Lister<K>,
-}
-
-impl<K: Cached + Resource<Scope = k8s_openapi::NamespaceResourceScope>> Kind for Typed<K> {
-    fn name(&self) -> &'static str {
-        match K::kind(&()) {
-            std::borrow::Cow::Borrowed(name) => name,
-            std::borrow::Cow::Owned(_) => "",
-        }
-    }
-
-    fn group_version(&self) -> String {
-        K::api_version(&()).into_owned()
-    }
-
-    fn get(&self, key: &ObjectKey) -> Option<Thing> {
-        self.lister.get(key).map(|object| thing(&*object))
-    }
-
-    fn dependents(&self, namespace: &str, uid: &str) -> Vec<(ObjectKey, Thing)> {
-        let of = |object: &Arc<K>| object.owner_references().iter().any(|owner| owner.uid == uid);
-        let objects = self.lister.list_namespace(namespace).into_iter().filter(of);
-        objects.map(|object| (ObjectKey::of(&*object), thing(&*object))).collect()
-    }
-
-    fn dependents_of_any(&self, namespace: &str) -> Vec<(ObjectKey, Thing)> {
-        let objects = self.lister.list_namespace(namespace).into_iter();
-        let owned = objects.filter(|object| !object.owner_references().is_empty());
-        owned.map(|object| (ObjectKey::of(&*object), thing(&*object))).collect()
-    }
-
-    fn api(&self, client: &Client, namespace: &str) -> Api<DynamicObject> {
-        Api::namespaced_with(client.clone(), namespace, &kube::core::ApiResource::erase::<K>(&()))
-    }
-
-    fn watch(&self, runner: Runner, at: usize) -> Runner {
-        // The kind rides in front of the namespace: one queue for all kinds.
-        runner.watches(&self.lister, move |change: &Change<K>| {
-            let own = ObjectKey::new(format!("{at}/{}", change.key.namespace), change.key.name.clone());
-            vec![own]
-        })
-    }
-}
+/// In place of a kind: everything that names an owner is looked at.
+const SWEEP: &str = "sweep";
 
 struct Garbage {
     client: Client,
-    kinds: Vec<Box<dyn Kind>>,
+    kinds: Arc<[Arc<dyn Kind>]>,
+}
+
+/// One object of one kind.
+struct Item<'a> {
+    kind: &'a dyn Kind,
+    key: ObjectKey,
+    thing: Thing,
 }
 
 /// Makes the controller, ready to run.
 #[must_use]
 pub fn runner(parts: &Parts) -> Runner {
-    fn kind<K: Cached + Resource<Scope = k8s_openapi::NamespaceResourceScope>>(parts: &Parts) -> Box<dyn Kind> {
-        Box::new(Typed { lister: parts.informers.of::<K>() })
+    let kinds: Arc<[_]> = kind::all(parts).into();
+    let controller = Garbage { client: parts.client.clone(), kinds: Arc::clone(&kinds) };
+    kinds.iter().enumerate().fold(parts.runner(controller), |runner, (at, kind)| {
+        let kinds = Arc::clone(&kinds);
+        kind.watch(runner, Box::new(move |seen| keys(&kinds, at, &seen)))
+    })
+}
+
+/// Makes the controller alone, for those who call it themselves, by [`key`].
+#[must_use]
+pub fn controller(parts: &Parts) -> impl Controller + use<> {
+    Garbage { client: parts.client.clone(), kinds: kind::all(parts).into() }
+}
+
+/// The key by which the collector looks at everything that names an owner.
+#[must_use]
+pub fn key() -> ObjectKey {
+    ObjectKey::new(SWEEP, "")
+}
+
+/// What a change makes worth a look: the object itself; if it is gone, those who may have belonged to it, and its owners,
+/// who may wait for that.
+fn keys(kinds: &[Arc<dyn Kind>], at: usize, Seen { key: own, old, new }: &Seen) -> Vec<ObjectKey> {
+    // The kind rides in front of the namespace: one queue for all kinds.
+    let key = |at: usize, namespace: &str, name: &str| ObjectKey::new(format!("{at}/{namespace}"), name);
+    let mut keys = Vec::new();
+    if new.as_ref().is_some_and(|thing| thing.going || !thing.owners.is_empty()) {
+        keys.push(key(at, &own.namespace, &own.name));
     }
-    let kinds = || {
-        vec![
-            kind::<Pod>(parts),
-            kind::<ReplicaSet>(parts),
-            kind::<Deployment>(parts),
-            kind::<DaemonSet>(parts),
-            kind::<StatefulSet>(parts),
-            kind::<ControllerRevision>(parts),
-            kind::<ReplicationController>(parts),
-            kind::<Job>(parts),
-            kind::<CronJob>(parts),
-            kind::<Service>(parts),
-            kind::<EndpointSlice>(parts),
-            kind::<Endpoints>(parts),
-            kind::<ConfigMap>(parts),
-            kind::<Secret>(parts),
-        ]
+    let Some(old) = old else { return keys };
+    if new.as_ref().is_none_or(|new| new.uid != old.uid) {
+        keys.push(self::key());
+    }
+    for owner in &old.owners {
+        let kept = new.as_ref().is_some_and(|new| new.owners.iter().any(|kept| kept.uid == owner.uid));
+        if let (false, Some((at, kind))) = (kept, find(kinds, owner)) {
+            let namespace = if kind.namespaced() { &*own.namespace } else { "" };
+            keys.push(key(at, namespace, &owner.name));
+        }
+    }
+    keys
+}
+
+fn find<'a>(kinds: &'a [Arc<dyn Kind>], owner: &OwnerReference) -> Option<(usize, &'a dyn Kind)> {
+    let is_kind = |kind: &Arc<dyn Kind>| {
+        let resource = kind.resource();
+        resource.kind == owner.kind && resource.api_version == owner.api_version
     };
-    let watched = kinds();
-    let controller = Garbage { client: parts.client.clone(), kinds: kinds() };
-    let runner = Runner::new(controller, parts.entropy.fork());
-    watched.iter().enumerate().fold(runner, |runner, (at, kind)| kind.watch(runner, at))
+    kinds.iter().enumerate().find(|(_, kind)| is_kind(kind)).map(|(at, kind)| (at, &**kind))
 }
 
 #[async_trait]
@@ -199,52 +100,31 @@ impl Controller for Garbage {
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, Error> {
-        let Some((at, namespace)) = key.namespace.split_once('/') else { return Ok(Action::AwaitChange) };
-        let Some(kind) = at.parse::<usize>().ok().and_then(|at| self.kinds.get(at)) else {
-            return Ok(Action::AwaitChange);
-        };
-        let own = ObjectKey::new(namespace, key.name.clone());
-        let Some(thing) = kind.get(&own) else {
-            return self.sweep_dependents(namespace).await;
-        };
-        if !thing.going && thing.owners.is_empty() {
-            return Ok(Action::AwaitChange);
+        for kind in &*self.kinds {
+            kind.synced().await;
         }
-        let mut owners = Vec::new();
-        for owner in &thing.owners {
-            owners.push(self.owner(namespace, owner).await?);
-        }
-        let dependents: Vec<_> = self
-            .kinds
-            .iter()
-            .flat_map(|kind| {
-                kind.dependents(namespace, &thing.uid).into_iter().map(move |(key, thing)| (kind, key, thing))
-            })
-            .collect();
-        let things: Vec<_> = dependents.iter().map(|(_, _, thing)| thing.clone()).collect();
-        let api = kind.api(&self.client, namespace);
-        match verdict(&thing, &owners, &things) {
-            Verdict::Keep => return Ok(Action::AwaitChange),
-            Verdict::Delete => delete(&api, &own, &thing, PropagationPolicy::Background).await?,
-            Verdict::DeleteInForeground => delete(&api, &own, &thing, PropagationPolicy::Foreground).await?,
-            Verdict::Release => release(&api, &own, &thing, FOREGROUND).await?,
-            Verdict::Orphan => {
-                for (kind, key, dependent) in &dependents {
-                    let left: Vec<_> = dependent.owners.iter().filter(|owner| owner.uid != thing.uid).collect();
-                    let patch = json!({ "metadata": { "uid": dependent.uid, "ownerReferences": left } });
-                    settled(
-                        kind.api(&self.client, namespace)
-                            .patch(&key.name, &PatchParams::default(), &Patch::Merge(patch))
-                            .await,
-                    )?;
-                }
-                release(&api, &own, &thing, ORPHAN).await?;
+        if &*key.namespace == SWEEP {
+            let owned = self
+                .kinds
+                .iter()
+                .flat_map(|kind| kind.owned().into_iter().map(|(key, thing)| Item { kind: &**kind, key, thing }));
+            // One that can't be deleted now does not keep the others.
+            let mut outcome = Ok(());
+            for item in owned.filter(|item| !item.thing.going).collect::<Vec<_>>() {
+                outcome = outcome.and(self.judge(&item).await.map(drop));
             }
-            Verdict::AwaitDependents => {
-                for (kind, key, dependent) in dependents.iter().filter(|(_, _, dependent)| !dependent.going) {
-                    delete(&kind.api(&self.client, namespace), key, dependent, PropagationPolicy::Foreground).await?;
+            return outcome.map(|()| Action::AwaitChange);
+        }
+        let Some((at, namespace)) = key.namespace.split_once('/') else { return Ok(Action::AwaitChange) };
+        let kind = at.parse::<usize>().ok().and_then(|at| self.kinds.get(at));
+        let own = ObjectKey::new(namespace, key.name.clone());
+        if let Some((kind, thing)) = kind.and_then(|kind| Some((kind, kind.get(&own)?))) {
+            let item = Item { kind: &**kind, key: own, thing };
+            if self.judge(&item).await? == Verdict::AwaitDependents {
+                // Each goes, or forgets this one if it has another owner.
+                for dependent in self.dependents(&item).iter().filter(|dependent| !dependent.thing.going) {
+                    self.judge(dependent).await?;
                 }
-                return Ok(Action::RequeueAfter(LOOK_AGAIN));
             }
         }
         Ok(Action::AwaitChange)
@@ -252,115 +132,117 @@ impl Controller for Garbage {
 }
 
 impl Garbage {
-    /// An owner as it is: by the cache if that shows it, by a live read if it doesn't (SEMANTICS 43). Owners of kinds
-    /// that are not watched count as there.
-    async fn owner(&self, namespace: &str, owner: &OwnerReference) -> Result<Option<Thing>, Error> {
-        let kind =
-            self.kinds.iter().find(|kind| kind.name() == owner.kind && kind.group_version() == owner.api_version);
-        let Some(kind) = kind else {
-            return Ok(Some(Thing {
-                uid: owner.uid.clone(),
-                owners: Vec::new(),
-                finalizers: Vec::new(),
-                going: false,
-            }));
-        };
-        let cached = kind.get(&ObjectKey::new(namespace, owner.name.as_str())).filter(|thing| thing.uid == owner.uid);
-        if cached.is_some() {
-            return Ok(cached);
+    /// Decides about one object, and carries it out.
+    async fn judge(&self, item: &Item<'_>) -> Result<Verdict, Error> {
+        let thing = &item.thing;
+        let mut owners = Vec::new();
+        for owner in &thing.owners {
+            owners.push(self.owner(item, owner).await?);
         }
-        let live = kind.api(&self.client, namespace).get_opt(&owner.name).await?;
-        Ok(live.map(|object| thing(&object)).filter(|thing| thing.uid == owner.uid))
-    }
-
-    /// Something is gone: whoever names an owner that is no longer there is looked at.
-    async fn sweep_dependents(&self, namespace: &str) -> Result<Action, Error> {
-        for kind in &self.kinds {
-            for (key, dependent) in kind.dependents_of_any(namespace) {
-                if dependent.going {
-                    continue;
+        let dependents = if thing.going { self.dependents(item) } else { Vec::new() };
+        let things: Vec<_> = dependents.iter().map(|dependent| dependent.thing.clone()).collect();
+        let verdict = verdict(thing, &owners, &things);
+        match &verdict {
+            Verdict::Keep | Verdict::AwaitDependents => {}
+            Verdict::Forget(uids) => self.cut(item, |owner| uids.contains(&owner.uid)).await?,
+            Verdict::Delete if thing.held_by(ORPHAN) => self.delete(item, PropagationPolicy::Orphan).await?,
+            Verdict::Delete if thing.held_by(FOREGROUND) => self.delete(item, PropagationPolicy::Foreground).await?,
+            Verdict::Delete => self.delete(item, PropagationPolicy::Background).await?,
+            Verdict::DeleteInForeground => self.delete(item, PropagationPolicy::Foreground).await?,
+            Verdict::Release => self.release(item, FOREGROUND).await?,
+            Verdict::Orphan => {
+                for dependent in &dependents {
+                    self.cut(dependent, |owner| owner.uid == thing.uid).await?;
                 }
-                let mut owners = Vec::new();
-                for owner in &dependent.owners {
-                    owners.push(self.owner(namespace, owner).await?);
-                }
-                if verdict(&dependent, &owners, &[]) == Verdict::Delete {
-                    delete(&kind.api(&self.client, namespace), &key, &dependent, PropagationPolicy::Background).await?;
-                }
+                self.release(item, ORPHAN).await?;
             }
         }
-        Ok(Action::AwaitChange)
+        Ok(verdict)
+    }
+
+    fn dependents(&self, item: &Item<'_>) -> Vec<Item<'_>> {
+        let all = self.kinds.iter().flat_map(|kind| {
+            kind.dependents(&item.thing.uid).into_iter().map(|(key, thing)| Item { kind: &**kind, key, thing })
+        });
+        // A reference reaches into no other namespace.
+        all.filter(|other| !item.kind.namespaced() || other.key.namespace == item.key.namespace).collect()
+    }
+
+    /// An owner as it is: by the cache if that shows it, by a live read if it doesn't (SEMANTICS 43). One that can't be
+    /// looked up counts as there.
+    async fn owner(&self, item: &Item<'_>, owner: &OwnerReference) -> Result<Option<Thing>, Error> {
+        let assumed = Ok(Some(Thing { uid: owner.uid.clone(), ..Thing::default() }));
+        let (resource, namespaced) = match find(&self.kinds, owner) {
+            Some((_, kind)) => {
+                let namespace = if kind.namespaced() { &*item.key.namespace } else { "" };
+                let cached = kind.get(&ObjectKey::new(namespace, owner.name.as_str()));
+                if let Some(thing) = cached.filter(|thing| thing.uid == owner.uid) {
+                    return Ok(Some(thing));
+                }
+                (kind.resource(), kind.namespaced())
+            }
+            None => {
+                let (group, version) = owner.api_version.rsplit_once('/').unwrap_or(("", &owner.api_version));
+                let kind = GroupVersionKind::gvk(group, version, &owner.kind);
+                match discovery::pinned_kind(&self.client, &kind).await {
+                    Ok((resource, capabilities)) => (resource, capabilities.scope == Scope::Namespaced),
+                    // Nobody serves such a kind, now.
+                    Err(kube::Error::Discovery(_)) => return assumed,
+                    Err(kube::Error::Api(status)) if status.code == 404 => return assumed,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        };
+        if namespaced && !item.kind.namespaced() {
+            // An object of the cluster can't belong to one of a namespace: nobody can say which is meant.
+            return assumed;
+        }
+        let live = kind::api(&self.client, &resource, namespaced, &item.key.namespace).get_opt(&owner.name).await?;
+        Ok(live.map(|object| Thing::of(&object)).filter(|thing| thing.uid == owner.uid))
+    }
+
+    async fn delete(&self, item: &Item<'_>, policy: PropagationPolicy) -> Result<(), Error> {
+        let params = DeleteParams {
+            propagation_policy: Some(policy),
+            // As it was judged: with another owner, say, it would be judged otherwise.
+            preconditions: Some(Preconditions {
+                uid: Some(item.thing.uid.clone()),
+                resource_version: Some(item.thing.version.clone()),
+            }),
+            ..Default::default()
+        };
+        gone_is_done(self.api(item).delete(&item.key.name, &params).await)
+    }
+
+    /// Takes owners off an object.
+    async fn cut(&self, item: &Item<'_>, gone: impl Fn(&OwnerReference) -> bool) -> Result<(), Error> {
+        let left: Vec<_> = item.thing.owners.iter().filter(|owner| !gone(owner)).collect();
+        self.patch(item, &json!({ "ownerReferences": left })).await
+    }
+
+    /// Takes a finalizer off an object that goes.
+    async fn release(&self, item: &Item<'_>, finalizer: &str) -> Result<(), Error> {
+        let left: Vec<_> = item.thing.finalizers.iter().filter(|held| *held != finalizer).collect();
+        self.patch(item, &json!({ "finalizers": left })).await
+    }
+
+    async fn patch(&self, item: &Item<'_>, metadata: &serde_json::Value) -> Result<(), Error> {
+        let mut patch = json!({ "metadata": metadata });
+        patch["metadata"]["uid"] = item.thing.uid.as_str().into();
+        patch["metadata"]["resourceVersion"] = item.thing.version.as_str().into();
+        gone_is_done(self.api(item).patch(&item.key.name, &PatchParams::default(), &Patch::Merge(patch)).await)
+    }
+
+    fn api(&self, item: &Item<'_>) -> kube::Api<kube::core::DynamicObject> {
+        kind::api(&self.client, &item.kind.resource(), item.kind.namespaced(), &item.key.namespace)
     }
 }
 
-async fn delete(
-    api: &Api<DynamicObject>,
-    key: &ObjectKey,
-    thing: &Thing,
-    policy: PropagationPolicy,
-) -> Result<(), Error> {
-    let params = DeleteParams {
-        propagation_policy: Some(policy),
-        preconditions: Some(Preconditions { uid: Some(thing.uid.clone()), resource_version: None }),
-        ..Default::default()
-    };
-    settled(api.delete(&key.name, &params).await)
-}
-
-/// Takes a finalizer off an object that is going.
-async fn release(api: &Api<DynamicObject>, key: &ObjectKey, thing: &Thing, finalizer: &str) -> Result<(), Error> {
-    let left: Vec<_> = thing.finalizers.iter().filter(|held| *held != finalizer).collect();
-    let patch = json!({ "metadata": { "uid": thing.uid, "finalizers": left } });
-    settled(api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await)
-}
-
-/// An object that is gone, or another one by its name, is as good as done.
-fn settled<T>(outcome: kube::Result<T>) -> Result<(), Error> {
+/// An object that is gone is as good as done with.
+fn gone_is_done<T>(outcome: kube::Result<T>) -> Result<(), Error> {
     match outcome {
         Ok(_) => Ok(()),
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(error.into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
-    use proptest::prelude::*;
-
-    use super::{FOREGROUND, ORPHAN, Thing, Verdict, verdict};
-
-    fn thing(uid: &str, owners: &[&str], finalizers: &[&str], going: bool) -> Thing {
-        let owner =
-            |uid: &&str| OwnerReference { uid: (*uid).into(), block_owner_deletion: Some(true), ..Default::default() };
-        Thing {
-            uid: uid.into(),
-            owners: owners.iter().map(owner).collect(),
-            finalizers: finalizers.iter().map(|finalizer| (*finalizer).to_owned()).collect(),
-            going,
-        }
-    }
-
-    #[test]
-    fn the_deletion_says_what_becomes_of_dependents() {
-        let dependent = thing("d", &["o"], &[], false);
-        assert_eq!(verdict(&dependent, &[None], &[]), Verdict::Delete);
-        let foreground = thing("o", &[], &[FOREGROUND], true);
-        assert_eq!(verdict(&dependent, &[Some(foreground.clone())], &[]), Verdict::DeleteInForeground);
-        assert_eq!(verdict(&foreground, &[], std::slice::from_ref(&dependent)), Verdict::AwaitDependents);
-        assert_eq!(verdict(&foreground, &[], &[]), Verdict::Release);
-        assert_eq!(verdict(&thing("o", &[], &[ORPHAN], true), &[], &[dependent]), Verdict::Orphan);
-    }
-
-    proptest! {
-        /// SEMANTICS 48: what has one owner left, that is not on its way out, stays.
-        #[test]
-        fn nothing_with_a_solid_owner_is_deleted(gone in 0..4_usize, going in any::<bool>()) {
-            let owners: Vec<_> = (0..=gone).map(|n| n.to_string()).collect();
-            let names: Vec<_> = owners.iter().map(String::as_str).collect();
-            let mut there: Vec<Option<Thing>> = vec![None; gone];
-            there.push(Some(thing("x", &[], &[], going)));
-            prop_assert_eq!(verdict(&thing("d", &names, &[], false), &there, &[]), Verdict::Keep);
-        }
     }
 }

@@ -1,6 +1,10 @@
 //! Watches over nodes: one whose lease is not renewed is unreachable, and its pods go elsewhere.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use k8s_openapi::{
@@ -12,11 +16,12 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use serde_json::json;
+use tokio::time::Instant;
 
-use super::Parts;
+use super::{Parts, replica_set::is_ready};
 use crate::{
     clock::{Clock, Timestamp},
     controller::{Action, Controller, Error, ObjectKey, Recorder, Runner, Severity},
@@ -24,7 +29,7 @@ use crate::{
 };
 
 /// How long a node may be silent before it counts as unreachable: Kubernetes' `node-monitor-grace-period`.
-pub const GRACE_SECONDS: i64 = 50;
+pub const GRACE: Duration = Duration::from_secs(50);
 /// The namespace of the nodes' leases.
 pub const LEASE_NAMESPACE: &str = "kube-node-lease";
 
@@ -32,50 +37,82 @@ const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 const OWN_TAINTS: [&str; 3] = [NOT_READY, UNREACHABLE, UNSCHEDULABLE];
+/// The conditions that a node's kubelet posts, and nobody knows once it is silent.
+const KUBELETS_CONDITIONS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
 /// What a node needs done.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// Whether its conditions are to read `Unknown`.
-    pub unknown: bool,
+    /// Its conditions, since nobody knows them any more; `None` if they are to stay.
+    pub conditions: Option<Vec<NodeCondition>>,
     /// Its taints as they should be; `None` if they are.
     pub taints: Option<Vec<Taint>>,
+    /// Its pods that say they are ready, which nobody knows any more.
+    pub unready: Vec<ObjectKey>,
     /// Its pods to evict now.
     pub evict: Vec<ObjectKey>,
     /// When to look again although nothing changes.
     pub look_again_after: Option<Duration>,
 }
 
-/// Decides what a node needs, given when it was last heard of and its pods; pure.
+/// Decides what a node needs, given for how long it has not been heard of and its pods; pure.
 #[must_use]
-pub fn plan(node: &Node, heard: Option<Timestamp>, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
-    let silent = heard.map_or(i64::MAX, |heard| now.duration_since(heard).as_secs());
+pub fn plan(node: &Node, silent: Duration, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
     let ready = condition(node, "Ready").map(|ready| ready.status.as_str());
-    let unreachable = silent >= GRACE_SECONDS;
-    let unknown = unreachable && ready.is_some_and(|status| status != "Unknown");
+    let unreachable = silent >= GRACE;
     let trouble = match ready {
         _ if unreachable => Some(UNREACHABLE),
         Some("True") => None,
         Some("Unknown") => Some(UNREACHABLE),
         _ => Some(NOT_READY),
     };
+    let conditions = (unreachable && ready != Some("Unknown")).then(|| unknown(node, now));
     let unschedulable = node.spec.as_ref().and_then(|spec| spec.unschedulable).unwrap_or(false);
     let current = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
     let wanted = taints(&current, trouble, unschedulable, now);
-    let mut waits: Vec<i64> = Vec::new();
+    let mut waits: Vec<Duration> = Vec::new();
     if !unreachable {
-        waits.push(GRACE_SECONDS - silent);
+        waits.push(GRACE.saturating_sub(silent));
     }
-    let mut evict = Vec::new();
+    let (mut evict, mut unready) = (Vec::new(), Vec::new());
     for pod in pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()) {
         match leaves_in(pod, &wanted, now) {
             Some(left) if left <= 0 => evict.push(ObjectKey::of(&**pod)),
-            Some(left) => waits.push(left),
+            Some(left) => waits.push(Duration::from_secs(left.unsigned_abs())),
             None => {}
         }
+        if trouble == Some(UNREACHABLE) && is_ready(pod) {
+            unready.push(ObjectKey::of(&**pod));
+        }
     }
-    let look_again_after = waits.into_iter().min().map(|wait| Duration::from_secs(wait.max(1).unsigned_abs()));
-    Plan { unknown, taints: (wanted != current).then_some(wanted), evict, look_again_after }
+    let look_again_after = waits.into_iter().min();
+    Plan { conditions, taints: (wanted != current).then_some(wanted), unready, evict, look_again_after }
+}
+
+/// A node's conditions once its kubelet is silent; those it never posted included.
+fn unknown(node: &Node, now: Timestamp) -> Vec<NodeCondition> {
+    let mut conditions = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    for type_ in KUBELETS_CONDITIONS {
+        let old = conditions.iter_mut().find(|condition| condition.type_ == type_);
+        let (reason, message) = match old {
+            Some(_) => ("NodeStatusUnknown", "Kubelet stopped posting node status."),
+            None => ("NodeStatusNeverUpdated", "Kubelet never posted node status."),
+        };
+        let new = NodeCondition {
+            type_: type_.into(),
+            status: "Unknown".into(),
+            reason: Some(reason.into()),
+            message: Some(message.into()),
+            last_transition_time: Some(Time(now)),
+            last_heartbeat_time: old.as_ref().and_then(|old| old.last_heartbeat_time.clone()),
+        };
+        match old {
+            Some(old) if old.status == "Unknown" => {}
+            Some(old) => *old = new,
+            None => conditions.push(new),
+        }
+    }
+    conditions
 }
 
 /// The taints a node should have: everyone else's, and those of its own trouble, as old as they are.
@@ -138,6 +175,29 @@ fn condition<'a>(node: &'a Node, type_: &str) -> Option<&'a NodeCondition> {
     conditions.iter().find(|condition| condition.type_ == type_)
 }
 
+/// When each node was last heard of, by this process's own time: the clocks of nodes are not to be trusted.
+#[derive(Debug, Default)]
+struct Heard(Mutex<BTreeMap<ObjectKey, (Option<Timestamp>, Instant)>>);
+
+impl Heard {
+    /// Notes what a node's lease reads; for how long the node has been silent then, and was before.
+    fn note(&self, node: &ObjectKey, lease: Option<&Lease>) -> (Duration, Duration) {
+        let now = Instant::now();
+        let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref().map(|time| time.0));
+        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, at) = heard.entry(node.clone()).or_insert((renewed, now));
+        let before = now.duration_since(*at);
+        if *last != renewed {
+            (*last, *at) = (renewed, now);
+        }
+        (now.duration_since(*at), before)
+    }
+
+    fn forget(&self, node: &ObjectKey) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
+    }
+}
+
 struct NodeLifecycle {
     client: Client,
     nodes: Lister<Node>,
@@ -145,6 +205,7 @@ struct NodeLifecycle {
     pods: Lister<Pod>,
     clock: Arc<dyn Clock>,
     recorder: Recorder,
+    heard: Arc<Heard>,
 }
 
 /// Makes the controller, ready to run.
@@ -152,16 +213,40 @@ struct NodeLifecycle {
 pub fn runner(parts: &Parts) -> Runner {
     let informers = &parts.informers;
     let (nodes, leases, pods) = (informers.of::<Node>(), informers.of::<Lease>(), informers.of::<Pod>());
-    let controller = NodeLifecycle {
+    let controller = made(parts);
+    let heard = Arc::clone(&controller.heard);
+    // A renewal is only noted, unless the node was given up: many nodes renew often.
+    let renewed = move |change: &Change<Lease>| {
+        let node = ObjectKey::new("", change.key.name.clone());
+        let given_up = &*change.key.namespace == LEASE_NAMESPACE && heard.note(&node, change.new.as_deref()).1 >= GRACE;
+        if given_up { vec![node] } else { Vec::new() }
+    };
+    // A pod that comes to a node may have to leave it at once.
+    let node_of = |pod: &Arc<Pod>| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+    let placed = move |change: &Change<Pod>| {
+        let old = change.old.as_ref().and_then(node_of);
+        let new = change.new.as_ref().and_then(node_of).filter(|new| old.as_ref() != Some(new));
+        new.map(|node| ObjectKey::new("", node)).into_iter().collect()
+    };
+    parts.runner(controller).reconciles(&nodes).watches(&leases, renewed).watches(&pods, placed)
+}
+
+/// Makes the controller alone, for those who call it themselves.
+#[must_use]
+pub fn controller(parts: &Parts) -> impl Controller + use<> {
+    made(parts)
+}
+
+fn made(parts: &Parts) -> NodeLifecycle {
+    NodeLifecycle {
         client: parts.client.clone(),
-        nodes: nodes.clone(),
-        leases,
-        pods,
+        nodes: parts.informers.of(),
+        leases: parts.informers.of(),
+        pods: parts.informers.of(),
         clock: Arc::clone(&parts.clock),
         recorder: parts.recorder("node-controller"),
-    };
-    // Leases are looked at when they may have run out, not each time they are renewed.
-    Runner::new(controller, parts.entropy.fork()).watches(&nodes, |change: &Change<Node>| vec![change.key.clone()])
+        heard: Arc::default(),
+    }
 }
 
 #[async_trait]
@@ -171,83 +256,110 @@ impl Controller for NodeLifecycle {
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, Error> {
+        self.nodes.synced().await;
         self.leases.synced().await;
         self.pods.synced().await;
-        let Some(node) = self.nodes.get(key) else { return Ok(Action::AwaitChange) };
+        let Some(node) = self.nodes.get(key) else {
+            self.heard.forget(key);
+            return Ok(Action::AwaitChange);
+        };
         let here = |pod: &Arc<Pod>| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(&*key.name);
         let pods: Vec<_> = self.pods.list().into_iter().filter(here).collect();
-        let plan = plan(&node, self.heard(&node, key), &pods, self.clock.now());
-        let api = Api::<Node>::all(self.client.clone());
-        if plan.unknown {
-            self.mark_unknown(&api, &node).await?;
+        let silent = self.silent_for(key).await?;
+        let plan = plan(&node, silent, &pods, self.clock.now());
+        let mut node = Node::clone(&node);
+        if let Some(conditions) = &plan.conditions {
+            node = self.write_conditions(&node, conditions).await?;
         }
         if let Some(taints) = &plan.taints {
-            let version = node.resource_version().filter(|_| !plan.unknown);
-            let patch =
-                json!({ "metadata": { "resourceVersion": version, "uid": node.uid() }, "spec": { "taints": taints } });
-            api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+            let patch = json!({ "metadata": { "resourceVersion": node.resource_version(), "uid": node.uid() },
+                "spec": { "taints": taints } });
+            let api = Api::<Node>::all(self.client.clone());
+            let written = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+            self.nodes.shows(&written).await;
         }
-        for pod in &plan.evict {
-            self.evict(pod, &pods).await?;
+        for pod in pods.iter().filter(|pod| plan.unready.contains(&ObjectKey::of(&***pod))) {
+            self.mark_unready(pod).await?;
+        }
+        for pod in pods.iter().filter(|pod| plan.evict.contains(&ObjectKey::of(&***pod))) {
+            self.evict(pod).await?;
         }
         Ok(plan.look_again_after.map_or(Action::AwaitChange, Action::RequeueAfter))
     }
 }
 
 impl NodeLifecycle {
-    /// When the node was last heard of: its lease's renewal, or else its own creation.
-    fn heard(&self, node: &Node, key: &ObjectKey) -> Option<Timestamp> {
+    /// For how long a node has not been heard of; before it is given up, its lease is read live (SEMANTICS 43): it may
+    /// be this process that hears nothing.
+    async fn silent_for(&self, key: &ObjectKey) -> Result<Duration, Error> {
         let lease = self.leases.get(&ObjectKey::new(LEASE_NAMESPACE, key.name.clone()));
-        let renewed = lease.and_then(|lease| lease.spec.as_ref()?.renew_time.as_ref().map(|time| time.0));
-        renewed.or_else(|| node.metadata.creation_timestamp.as_ref().map(|time| time.0))
+        let (silent, _) = self.heard.note(key, lease.as_deref());
+        if silent < GRACE {
+            return Ok(silent);
+        }
+        let live = Api::<Lease>::namespaced(self.client.clone(), LEASE_NAMESPACE).get_opt(&key.name).await?;
+        Ok(self.heard.note(key, live.as_ref()).0)
     }
 
-    async fn mark_unknown(&self, api: &Api<Node>, node: &Node) -> Result<(), Error> {
-        let now = Time(self.clock.now());
-        let mut conditions = node.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-        for condition in conditions.iter_mut().filter(|condition| condition.status != "Unknown") {
-            condition.status = "Unknown".into();
-            condition.reason = Some("NodeStatusUnknown".into());
-            condition.message = Some("Kubelet stopped posting node status.".into());
-            condition.last_transition_time = Some(now.clone());
-        }
-        let patch = json!({ "metadata": { "uid": node.uid() }, "status": { "conditions": conditions } });
-        api.patch_status(&node.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await?;
+    async fn write_conditions(&self, node: &Node, conditions: &[NodeCondition]) -> Result<Node, Error> {
+        let mut next = node.clone();
+        next.status.get_or_insert_default().conditions = Some(conditions.to_vec());
+        let api = Api::<Node>::all(self.client.clone());
+        let written = api.replace_status(&node.name_any(), &PostParams::default(), &next).await?;
         let message = format!("Node {} status is now: NodeNotReady", node.name_any());
         self.recorder.record(node, Severity::Normal, "NodeNotReady", message).await;
-        Ok(())
+        self.nodes.shows(&written).await;
+        Ok(written)
+    }
+
+    /// Takes a pod out of its services: nobody knows whether it still answers. Its kubelet says so again if it returns.
+    async fn mark_unready(&self, pod: &Pod) -> Result<(), Error> {
+        let condition = json!({ "type": "Ready", "status": "False", "lastTransitionTime": Time(self.clock.now()) });
+        let patch = json!({ "metadata": { "resourceVersion": pod.resource_version(), "uid": pod.uid() },
+            "status": { "conditions": [condition] } });
+        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        match api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await {
+            Ok(written) => {
+                self.recorder.record(pod, Severity::Warning, "NodeNotReady", "Node is not ready").await;
+                self.pods.shows(&written).await;
+                Ok(())
+            }
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Deletes a pod that has to leave, if it is still the one that was seen (SEMANTICS 43).
-    async fn evict(&self, key: &ObjectKey, pods: &[Arc<Pod>]) -> Result<(), Error> {
-        let pod = pods.iter().find(|pod| ObjectKey::of(&***pod) == *key);
+    async fn evict(&self, pod: &Pod) -> Result<(), Error> {
+        let (key, uid) = (ObjectKey::of(pod), pod.uid());
         let params = DeleteParams {
-            preconditions: Some(Preconditions { uid: pod.and_then(|pod| pod.uid()), resource_version: None }),
+            preconditions: Some(Preconditions { uid: uid.clone(), resource_version: None }),
             ..Default::default()
         };
         match Api::<Pod>::namespaced(self.client.clone(), &key.namespace).delete(&key.name, &params).await {
             Ok(_) => {
-                if let Some(pod) = pod {
-                    let message = format!("Marking for deletion Pod {key}");
-                    self.recorder.record(&**pod, Severity::Normal, "TaintManagerEviction", message).await;
-                }
-                Ok(())
+                let message = format!("Marking for deletion Pod {key}");
+                self.recorder.record(pod, Severity::Normal, "TaintManagerEviction", message).await;
             }
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => return Err(error.into()),
         }
+        self.pods
+            .until(&key, |pod| pod.is_none_or(|pod| pod.uid() != uid || pod.metadata.deletion_timestamp.is_some()))
+            .await;
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use k8s_openapi::api::core::v1::{Node, Pod};
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::{GRACE_SECONDS, Timestamp, plan};
+    use super::{GRACE, Timestamp, plan};
 
     fn node(ready: &str) -> Node {
         serde_json::from_value(json!({ "metadata": { "name": "n1" }, "spec": {},
@@ -256,7 +368,8 @@ mod tests {
     }
 
     fn pod(tolerations: &serde_json::Value) -> Arc<Pod> {
-        let pod = json!({ "metadata": { "name": "p", "namespace": "a" }, "spec": { "containers": [], "tolerations": tolerations } });
+        let pod = json!({ "metadata": { "name": "p", "namespace": "a" }, "spec": { "containers": [], "tolerations": tolerations },
+            "status": { "conditions": [{ "type": "Ready", "status": "True" }] } });
         Arc::new(serde_json::from_value(pod).expect("a pod"))
     }
 
@@ -270,18 +383,26 @@ mod tests {
             "effect": "NoExecute", "tolerationSeconds": 300 }]));
         let pods = [pod(&json!([])), tolerant];
         let mut node = node("True");
-        let first = plan(&node, Some(at(0)), &pods, at(GRACE_SECONDS));
-        assert!(first.unknown && first.evict.len() == 1);
+        let first = plan(&node, GRACE, &pods, at(0));
+        assert_eq!((first.conditions.is_some(), first.evict.len(), first.unready.len()), (true, 1, 2));
         assert_eq!(first.look_again_after.map(|wait| wait.as_secs()), Some(300));
         node.spec.as_mut().expect("a spec").taints = first.taints;
-        assert_eq!(plan(&node, Some(at(0)), &pods, at(GRACE_SECONDS + 300)).evict.len(), 2);
+        assert_eq!(plan(&node, GRACE, &pods, at(300)).evict.len(), 2);
+    }
+
+    #[test]
+    fn a_node_that_returns_is_taken_back() {
+        let mut node = node("True");
+        node.spec.as_mut().expect("a spec").taints = plan(&node, GRACE, &[], at(0)).taints;
+        let back = plan(&node, Duration::ZERO, &[pod(&json!([]))], at(60));
+        assert_eq!((back.taints, back.evict, back.unready), (Some(Vec::new()), Vec::new(), Vec::new()));
     }
 
     #[test]
     fn cordoning_a_node_taints_it_and_nobody_leaves() {
         let mut node = node("True");
         node.spec.as_mut().expect("a spec").unschedulable = Some(true);
-        let plan = plan(&node, Some(at(0)), &[pod(&json!([]))], at(1));
+        let plan = plan(&node, Duration::ZERO, &[pod(&json!([]))], at(1));
         assert_eq!(plan.taints.map(|taints| taints.len()), Some(1));
         assert!(plan.evict.is_empty());
     }
@@ -289,18 +410,19 @@ mod tests {
     proptest! {
         /// SEMANTICS 45: once a plan is carried out, the next one is empty.
         #[test]
-        fn a_plan_that_is_carried_out_leaves_nothing_to_do(ready in 0..3_usize, silent in 0..200_i64, cordoned in any::<bool>()) {
+        fn a_plan_that_is_carried_out_leaves_nothing_to_do(ready in 0..3_usize, silent in 0..200_u64, cordoned in any::<bool>()) {
             let mut node = node(["True", "False", "Unknown"][ready]);
             node.spec.as_mut().expect("a spec").unschedulable = Some(cordoned);
-            let first = plan(&node, Some(at(0)), &[], at(silent));
+            let silent = Duration::from_secs(silent);
+            let first = plan(&node, silent, &[], at(0));
             if let (Some(taints), Some(spec)) = (first.taints, &mut node.spec) {
                 spec.taints = Some(taints);
             }
-            if let (true, Some(status)) = (first.unknown, &mut node.status) {
-                status.conditions.iter_mut().flatten().for_each(|condition| condition.status = "Unknown".into());
+            if let (Some(conditions), Some(status)) = (first.conditions, &mut node.status) {
+                status.conditions = Some(conditions);
             }
-            let second = plan(&node, Some(at(0)), &[], at(silent));
-            prop_assert_eq!((second.taints, second.unknown), (None, false));
+            let second = plan(&node, silent, &[], at(1));
+            prop_assert_eq!((second.taints, second.conditions), (None, None));
         }
     }
 }

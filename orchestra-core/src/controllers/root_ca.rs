@@ -4,11 +4,15 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use k8s_openapi::{
+    ByteString,
+    api::core::v1::{ConfigMap, Namespace},
+};
 use kube::{
     Api, Client,
     api::{ObjectMeta, PostParams},
 };
+use serde_json::Value;
 
 use super::Parts;
 use crate::{
@@ -36,6 +40,24 @@ pub fn plan(namespace: &Namespace, current: Option<&ConfigMap>, root_ca: &str) -
     });
     metadata.annotations.get_or_insert_default().insert(DESCRIPTION_ANNOTATION.into(), DESCRIPTION.into());
     Some(ConfigMap { metadata, data: Some(data), ..ConfigMap::default() })
+}
+
+/// Certificates, as DER, in the form in which they are published.
+#[must_use]
+pub fn pem(certificates: &[Vec<u8>]) -> String {
+    const LINE: usize = 64;
+    let mut text = String::new();
+    for der in certificates {
+        let encoded = serde_json::to_value(ByteString(der.clone())).ok();
+        let encoded = encoded.as_ref().and_then(Value::as_str).unwrap_or_default();
+        text.push_str("-----BEGIN CERTIFICATE-----\n");
+        for line in encoded.as_bytes().chunks(LINE) {
+            text.push_str(&String::from_utf8_lossy(line));
+            text.push('\n');
+        }
+        text.push_str("-----END CERTIFICATE-----\n");
+    }
+    text
 }
 
 struct RootCa {
@@ -110,7 +132,14 @@ mod tests {
     use k8s_openapi::api::core::v1::Namespace;
     use proptest::prelude::*;
 
-    use super::plan;
+    use super::{pem, plan};
+
+    #[test]
+    fn certificates_are_written_as_openssl_writes_them() {
+        let text = pem(&[vec![0; 60]]);
+        let lines: Vec<_> = text.lines().map(str::len).collect();
+        assert_eq!((text.lines().next(), lines), (Some("-----BEGIN CERTIFICATE-----"), vec![27, 64, 16, 25]));
+    }
 
     proptest! {
         /// SEMANTICS 45: what is written as planned needs no writing again, and what others added to it stays.

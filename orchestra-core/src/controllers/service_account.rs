@@ -1,4 +1,4 @@
-//! Gives every namespace what each pod in it may count on: a `default` service account and the cluster's authority.
+//! Gives every namespace what each pod in it may count on: a `default` service account.
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
@@ -25,10 +25,14 @@ struct ServiceAccounts {
 #[must_use]
 pub fn runner(parts: &Parts) -> Runner {
     let (namespaces, accounts) = (parts.informers.of::<Namespace>(), parts.informers.of::<ServiceAccount>());
-    let controller =
-        ServiceAccounts { client: parts.client.clone(), namespaces: namespaces.clone(), accounts: accounts.clone() };
     let of_namespace = |change: &Change<ServiceAccount>| vec![ObjectKey::new("", change.key.namespace.clone())];
-    Runner::new(controller, parts.entropy.fork()).reconciles(&namespaces).watches(&accounts, of_namespace)
+    parts.runner(controller(parts)).reconciles(&namespaces).watches(&accounts, of_namespace)
+}
+
+/// Makes the controller alone, for those who call it themselves.
+#[must_use]
+pub fn controller(parts: &Parts) -> impl Controller + use<> {
+    ServiceAccounts { client: parts.client.clone(), namespaces: parts.informers.of(), accounts: parts.informers.of() }
 }
 
 /// Whether a namespace lacks its account: it stands, and has none; pure.
@@ -43,6 +47,7 @@ impl Controller for ServiceAccounts {
     }
 
     async fn reconcile(&self, key: &ObjectKey) -> Result<Action, Error> {
+        self.namespaces.synced().await;
         self.accounts.synced().await;
         let wanted = ObjectKey::new(key.name.clone(), DEFAULT);
         if lacks(self.namespaces.get(key).as_deref(), self.accounts.get(&wanted).as_deref()) {
@@ -52,7 +57,7 @@ impl Controller for ServiceAccounts {
             };
             let api = Api::<ServiceAccount>::namespaced(self.client.clone(), &key.name);
             match api.create(&PostParams::default(), &account).await {
-                Ok(_) => {}
+                Ok(written) => self.accounts.shows(&written).await,
                 // There already, or its namespace is going.
                 Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 409) => {}
                 Err(error) => return Err(error.into()),

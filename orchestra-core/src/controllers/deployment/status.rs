@@ -8,31 +8,47 @@ use k8s_openapi::{
 };
 use kube::ResourceExt as _;
 
-use super::plan::bounds;
+use super::{super::replica_set::REPLICA_FAILURE, sizes::bounds};
 use crate::clock::Timestamp;
+
+const AVAILABLE: &str = "Available";
+const PROGRESSING: &str = "Progressing";
+const TIMED_OUT: &str = "ProgressDeadlineExceeded";
+const DONE: &str = "NewReplicaSetAvailable";
+const PAUSED: &str = "DeploymentPaused";
+/// The deadline of a deployment that names none.
+const DEADLINE_SECONDS: i32 = 600;
+
+/// A deployment's replica sets.
+#[derive(Debug)]
+pub(super) struct Rollout<'a> {
+    /// The one of its template.
+    pub newest: Option<&'a ReplicaSet>,
+    /// The name of the one that is about to be made.
+    pub creates: Option<String>,
+    /// All of them.
+    pub sets: &'a [&'a ReplicaSet],
+}
 
 /// The status, and after how long it changes by itself.
 pub(super) fn status(
     deployment: &Deployment,
-    spec: &DeploymentSpec,
-    newest: Option<&ReplicaSet>,
-    sets: &[&ReplicaSet],
+    rollout: &Rollout<'_>,
     now: Timestamp,
 ) -> (DeploymentStatus, Option<Duration>) {
+    let spec = &deployment.spec;
     let sum = |count: fn(&ReplicaSetStatus) -> i32| -> i32 {
-        sets.iter().filter_map(|set| set.status.as_ref()).map(count).sum()
+        rollout.sets.iter().filter_map(|set| set.status.as_ref()).map(count).sum()
     };
-    let replicas = sum(|status| status.replicas);
-    let ready = sum(|status| status.ready_replicas.unwrap_or(0));
     let available = sum(|status| status.available_replicas.unwrap_or(0));
-    let updated = newest.and_then(|set| set.status.as_ref()).map_or(0, |status| status.replicas);
-    let asked: i32 = sets.iter().filter_map(|set| set.spec.replicas).sum();
+    let asked: i32 = rollout.sets.iter().filter_map(|set| set.spec.replicas).sum();
     let some = |count: i32| (count > 0).then_some(count);
     let old = deployment.status.clone().unwrap_or_default();
+    let mut conditions = Conditions { all: old.conditions.clone().unwrap_or_default(), now };
     let mut status = DeploymentStatus {
-        replicas: some(replicas),
-        updated_replicas: some(updated),
-        ready_replicas: some(ready),
+        replicas: some(sum(|status| status.replicas)),
+        updated_replicas: some(rollout.newest.and_then(|set| set.status.as_ref()).map_or(0, |status| status.replicas)),
+        ready_replicas: some(sum(|status| status.ready_replicas.unwrap_or(0))),
         available_replicas: some(available),
         unavailable_replicas: some(asked - available),
         observed_generation: deployment.metadata.generation,
@@ -40,104 +56,152 @@ pub(super) fn status(
         conditions: None,
         terminating_replicas: None,
     };
-    let wanted = spec.replicas.unwrap_or(1);
-    let conditions = old.conditions.as_deref().unwrap_or_default();
-    let complete = updated == wanted && replicas == wanted && available == wanted;
-    let (progressing, look_again) = progressing(deployment, spec, newest, &old, &status, complete, now);
-    let minimum = wanted - bounds(spec).1;
-    let available = if available >= minimum {
-        ("Available", "True", "MinimumReplicasAvailable", "Deployment has minimum availability.".to_owned())
+    if available >= spec.replicas.unwrap_or(1) - bounds(spec).1 {
+        let message = "Deployment has minimum availability.".to_owned();
+        conditions.set(AVAILABLE, "True", "MinimumReplicasAvailable", message);
     } else {
         let message = "Deployment does not have minimum availability.".to_owned();
-        ("Available", "False", "MinimumReplicasUnavailable", message)
-    };
-    let conditions =
-        [Some(available), progressing].into_iter().flatten().map(|new| condition(conditions, new, &old, &status, now));
-    status.conditions = Some(conditions.collect());
-    (status, look_again)
+        conditions.set(AVAILABLE, "False", "MinimumReplicasUnavailable", message);
+    }
+    failing(&mut conditions, rollout);
+    let look_again_after = progress(&mut conditions, deployment, rollout, &old, &status);
+    status.conditions = Some(conditions.all);
+    (status, look_again_after)
 }
 
-type Condition = (&'static str, &'static str, &'static str, String);
-
-fn progressing(
-    deployment: &Deployment,
-    spec: &DeploymentSpec,
-    newest: Option<&ReplicaSet>,
-    old: &DeploymentStatus,
-    new: &DeploymentStatus,
-    complete: bool,
-    now: Timestamp,
-) -> (Option<Condition>, Option<Duration>) {
-    if spec.paused.unwrap_or(false) {
-        let message = "Deployment is paused".to_owned();
-        return (Some(("Progressing", "Unknown", "DeploymentPaused", message)), None);
-    }
-    let name = newest.map_or_else(|| deployment.name_any(), |set| set.name_any());
-    let set = if newest.is_some() { "ReplicaSet" } else { "Deployment" };
-    if complete {
-        let message = format!("{set} \"{name}\" has successfully progressed.");
-        return (Some(("Progressing", "True", "NewReplicaSetAvailable", message)), None);
-    }
-    let last = old
-        .conditions
-        .as_deref()
-        .unwrap_or_default()
-        .iter()
-        .find(|condition| condition.type_.as_deref() == Some("Progressing"));
-    let moved = counts(old) != counts(new) || old.observed_generation != new.observed_generation;
-    let deadline = i64::from(spec.progress_deadline_seconds.unwrap_or(600));
-    // Once complete, a set that loses pods is healed, not rolled out: its deadline does not run.
-    let healing = last.is_some_and(|last| last.reason.as_deref() == Some("NewReplicaSetAvailable")) && !moved;
-    if let Some(last) = last.filter(|_| !moved && !healing) {
-        let since = last.last_update_time.as_ref().map_or(now, |time| time.0);
-        let left = deadline - now.duration_since(since).as_secs();
-        if left <= 0 || last.reason.as_deref() == Some("ProgressDeadlineExceeded") {
-            let message = format!("{set} \"{name}\" has timed out progressing.");
-            return (Some(("Progressing", "False", "ProgressDeadlineExceeded", message)), None);
+/// That pods can't be made or deleted is the newest set's trouble first.
+fn failing(conditions: &mut Conditions, rollout: &Rollout<'_>) {
+    let mut sets = rollout.newest.into_iter().chain(rollout.sets.iter().copied());
+    let failure = sets.find_map(|set| {
+        let all = set.status.as_ref()?.conditions.as_deref()?;
+        all.iter().find(|condition| condition.type_.as_deref() == Some(REPLICA_FAILURE))
+    });
+    match failure {
+        Some(failure) => {
+            let [status, reason, message] = [&failure.status, &failure.reason, &failure.message].map(Clone::clone);
+            let (status, reason) = (status.unwrap_or_default(), reason.unwrap_or_default());
+            conditions.set(REPLICA_FAILURE, &status, &reason, message.unwrap_or_default());
         }
-        let kept = ("Progressing", "True", "ReplicaSetUpdated", format!("{set} \"{name}\" is progressing."));
-        return (Some(kept), Some(Duration::from_secs(left.unsigned_abs())));
+        None => conditions.remove(REPLICA_FAILURE),
     }
-    if healing {
-        let message = format!("{set} \"{name}\" has successfully progressed.");
-        return (Some(("Progressing", "True", "NewReplicaSetAvailable", message)), None);
-    }
-    let (reason, verb) = if newest.is_some() {
-        ("ReplicaSetUpdated", "is progressing.")
-    } else {
-        ("NewReplicaSetCreated", "is progressing.")
-    };
-    let wait = Duration::from_secs(deadline.unsigned_abs());
-    (Some(("Progressing", "True", reason, format!("{set} \"{name}\" {verb}"))), Some(wait))
 }
 
-fn counts(status: &DeploymentStatus) -> [Option<i32>; 4] {
-    [status.replicas, status.updated_replicas, status.ready_replicas, status.available_replicas]
-}
-
-/// The condition with its times: the transition's moves with the status, the update's with any progress.
-fn condition(
-    old_conditions: &[DeploymentCondition],
-    (type_, status, reason, message): Condition,
+/// Tells whether the rollout goes on, as `progress.go` of Kubernetes' controller does; when it has to be looked at again.
+fn progress(
+    conditions: &mut Conditions,
+    deployment: &Deployment,
+    rollout: &Rollout<'_>,
     old: &DeploymentStatus,
     new: &DeploymentStatus,
+) -> Option<Duration> {
+    let spec = &deployment.spec;
+    let deadline = spec.progress_deadline_seconds.unwrap_or(DEADLINE_SECONDS);
+    if deadline == i32::MAX {
+        conditions.remove(PROGRESSING);
+        return None;
+    }
+    let paused = spec.paused.unwrap_or(false);
+    let was_paused = conditions.reason(PROGRESSING) == Some(PAUSED);
+    if conditions.reason(PROGRESSING) != Some(TIMED_OUT) && paused != was_paused {
+        let (reason, what) = if paused { (PAUSED, "paused") } else { ("DeploymentResumed", "resumed") };
+        conditions.set(PROGRESSING, "Unknown", reason, format!("Deployment is {what}"));
+    }
+    match (rollout.newest, &rollout.creates) {
+        (Some(set), _) if conditions.get(PROGRESSING).is_none() => {
+            let message = format!("Found new replica set \"{}\"", set.name_any());
+            conditions.set(PROGRESSING, "True", "FoundNewReplicaSet", message);
+        }
+        (None, Some(name)) => {
+            conditions.set(PROGRESSING, "True", "NewReplicaSetCreated", format!("Created new replica set \"{name}\""));
+        }
+        _ => {}
+    }
+    // Once rolled out, a set that loses pods or is scaled is healed, not rolled out: its deadline does not run.
+    let rolled_out = new.replicas == new.updated_replicas && conditions.reason(PROGRESSING) == Some(DONE);
+    if paused || rolled_out {
+        return None;
+    }
+    let name = rollout.newest.map(|set| set.name_any()).or_else(|| rollout.creates.clone());
+    let what = name
+        .map_or_else(|| format!("Deployment \"{}\"", deployment.name_any()), |name| format!("ReplicaSet \"{name}\""));
+    if is_complete(spec, new) {
+        conditions.set(PROGRESSING, "True", DONE, format!("{what} has successfully progressed."));
+        return None;
+    }
+    if has_moved(old, new) {
+        conditions.renew(PROGRESSING, "True", "ReplicaSetUpdated", format!("{what} is progressing."));
+    }
+    let since = conditions.get(PROGRESSING)?.last_update_time.as_ref().map_or(conditions.now, |time| time.0);
+    if matches!(conditions.reason(PROGRESSING), Some(TIMED_OUT | DONE)) {
+        return None;
+    }
+    let left = i64::from(deadline) - conditions.now.duration_since(since).as_secs();
+    if left <= 0 {
+        conditions.set(PROGRESSING, "False", TIMED_OUT, format!("{what} has timed out progressing."));
+        return None;
+    }
+    Some(Duration::from_secs(left.unsigned_abs()))
+}
+
+fn is_complete(spec: &DeploymentSpec, status: &DeploymentStatus) -> bool {
+    let wanted = spec.replicas.unwrap_or(1);
+    [status.updated_replicas, status.replicas, status.available_replicas]
+        .iter()
+        .all(|count| count.unwrap_or(0) == wanted)
+}
+
+/// Whether more pods are updated, ready or available, or fewer are old, than before.
+fn has_moved(old: &DeploymentStatus, new: &DeploymentStatus) -> bool {
+    let outdated = |status: &DeploymentStatus| status.replicas.unwrap_or(0) - status.updated_replicas.unwrap_or(0);
+    new.updated_replicas > old.updated_replicas
+        || outdated(new) < outdated(old)
+        || new.ready_replicas > old.ready_replicas
+        || new.available_replicas > old.available_replicas
+}
+
+/// A deployment's conditions, as of a moment.
+struct Conditions {
+    all: Vec<DeploymentCondition>,
     now: Timestamp,
-) -> DeploymentCondition {
-    let last = old_conditions.iter().find(|condition| condition.type_.as_deref() == Some(type_));
-    let same =
-        last.is_some_and(|last| last.status.as_deref() == Some(status) && last.reason.as_deref() == Some(reason));
-    let progressed = type_ == "Progressing" && counts(old) != counts(new);
-    let at = |kept: Option<&Time>| kept.cloned().unwrap_or(Time(now));
-    DeploymentCondition {
-        type_: Some(type_.into()),
-        status: Some(status.into()),
-        reason: Some(reason.into()),
-        message: Some(message),
-        last_transition_time: Some(at(last
-            .filter(|last| last.status.as_deref() == Some(status))
-            .and_then(|last| last.last_transition_time.as_ref()))),
-        last_update_time: Some(at(last
-            .filter(|_| same && !progressed)
-            .and_then(|last| last.last_update_time.as_ref()))),
+}
+
+impl Conditions {
+    fn get(&self, type_: &str) -> Option<&DeploymentCondition> {
+        self.all.iter().find(|condition| condition.type_.as_deref() == Some(type_))
+    }
+
+    fn reason(&self, type_: &str) -> Option<&str> {
+        self.get(type_)?.reason.as_deref()
+    }
+
+    fn remove(&mut self, type_: &str) {
+        self.all.retain(|condition| condition.type_.as_deref() != Some(type_));
+    }
+
+    /// Sets a condition; one of the same status and reason stands as it is.
+    fn set(&mut self, type_: &str, status: &str, reason: &str, message: String) {
+        let same =
+            |old: &DeploymentCondition| old.status.as_deref() == Some(status) && old.reason.as_deref() == Some(reason);
+        if !self.get(type_).is_some_and(same) {
+            self.renew(type_, status, reason, message);
+        }
+    }
+
+    /// Sets a condition as of now; the time of its transition stands if its status does.
+    fn renew(&mut self, type_: &str, status: &str, reason: &str, message: String) {
+        let kept = self.get(type_).filter(|old| old.status.as_deref() == Some(status));
+        let since = kept.and_then(|old| old.last_transition_time.clone());
+        let condition = DeploymentCondition {
+            type_: Some(type_.into()),
+            status: Some(status.into()),
+            reason: Some(reason.into()),
+            message: Some(message),
+            last_transition_time: Some(since.unwrap_or(Time(self.now))),
+            last_update_time: Some(Time(self.now)),
+        };
+        match self.all.iter_mut().find(|old| old.type_.as_deref() == Some(type_)) {
+            Some(old) => *old = condition,
+            None => self.all.push(condition),
+        }
     }
 }
