@@ -3,14 +3,16 @@
 use std::{convert::Infallible, fmt, sync::Arc};
 
 use kube::Client;
+use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::task::JoinSet;
 
 use crate::{
     clock::{Clock, SystemClock},
+    controller::{LeaderElection, Metrics},
     controllers::{self, Parts},
     informer::Informers,
     rng::Entropy,
-    scheduler::{Pipeline, Scheduler, SchedulingLoop},
+    scheduler::{self, Pipeline, Scheduler, SchedulingLoop},
     server::{AddressRanges, ApiServer, NodeDialer, UserInfo},
     store::Store,
 };
@@ -24,6 +26,7 @@ pub struct ControlPlane {
     api: ApiServer,
     client: Client,
     informers: Informers,
+    registry: Registry,
     _tasks: JoinSet<Infallible>,
 }
 
@@ -42,6 +45,8 @@ pub struct Builder {
     dialer: Option<Arc<dyn NodeDialer>>,
     ranges: AddressRanges,
     scheduler: Box<dyn Scheduler>,
+    root_ca: Option<String>,
+    elected: Option<String>,
 }
 
 impl Builder {
@@ -80,6 +85,21 @@ impl Builder {
         self
     }
 
+    /// Publishes `pem`, the certificates by which the API server is known, in every namespace.
+    #[must_use]
+    pub fn root_ca(mut self, pem: impl Into<String>) -> Self {
+        self.root_ca = Some(pem.into());
+        self
+    }
+
+    /// Lets controllers and scheduler act only while this process, on `host`, holds their leases: for several control
+    /// planes over one store. Otherwise nothing is elected, and no lease written.
+    #[must_use]
+    pub fn elected(mut self, host: &str) -> Self {
+        self.elected = Some(host.into());
+        self
+    }
+
     /// Starts every component, on the current tokio runtime.
     #[must_use]
     pub fn start(self) -> ControlPlane {
@@ -90,18 +110,39 @@ impl Builder {
             api = api.dialer(dialer);
         }
         let api = api.build();
-        let mut tasks = JoinSet::new();
+        let (mut tasks, mut registry) = (JoinSet::new(), Registry::default());
+        let election = |client: &Client, lease: &str| {
+            let host = self.elected.as_deref()?;
+            Some(LeaderElection::new(client.clone(), lease, host, Arc::clone(&self.clock), entropy.fork()))
+        };
 
-        let controllers = api.client(UserInfo::master("system:kube-controller-manager"));
-        let parts = Parts::new(controllers, Arc::clone(&self.clock), entropy.fork());
+        let client = api.client(UserInfo::master("system:kube-controller-manager"));
+        let elected = election(&client, "kube-controller-manager");
+        let mut parts = Parts::new(client, Arc::clone(&self.clock), entropy.fork());
+        parts.root_ca = self.root_ca;
+        parts.metrics = Metrics::registered(&mut registry);
         let informers = parts.informers.clone();
-        tasks.spawn(controllers::run(parts));
+        tasks.spawn(async move {
+            match elected {
+                Some(election) => election.run(|| controllers::run(parts.clone())).await,
+                None => controllers::run(parts).await,
+            }
+        });
 
         let client = api.client(UserInfo::master("system:kube-scheduler"));
-        tasks.spawn(SchedulingLoop::new(client, &informers, self.scheduler, self.clock, entropy.fork()).run());
+        let elected = election(&client, "kube-scheduler");
+        let scheduling =
+            SchedulingLoop::new(client, &informers, self.scheduler, Arc::clone(&self.clock), entropy.fork())
+                .metrics(scheduler::Metrics::registered(&mut registry));
+        tasks.spawn(async move {
+            match elected {
+                Some(election) => scheduling.run_elected(&election).await,
+                None => scheduling.run().await,
+            }
+        });
 
         let client = api.client(UserInfo::master("system:admin"));
-        ControlPlane { api, client, informers, _tasks: tasks }
+        ControlPlane { api, client, informers, registry, _tasks: tasks }
     }
 }
 
@@ -116,6 +157,8 @@ impl ControlPlane {
             dialer: None,
             ranges: AddressRanges::default(),
             scheduler: Box::new(Pipeline::kubernetes_default()),
+            root_ca: None,
+            elected: None,
         }
     }
 
@@ -135,5 +178,14 @@ impl ControlPlane {
     #[must_use]
     pub fn informers(&self) -> &Informers {
         &self.informers
+    }
+
+    /// What controllers and scheduler have done, in numbers, as Prometheus' text.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let mut text = String::new();
+        // A string takes all that is written to it.
+        let _ = encode(&mut text, &self.registry);
+        text
     }
 }

@@ -327,7 +327,9 @@ mod tests {
         #[should_panic(expected = "seed")]
         fn a_split_gang_is_noticed() {
             conformance::no_gang_is_split(faulty(|_, plan| {
-                plan.steps.iter_mut().for_each(|step| drop(step.ops.pop()))
+                for step in &mut plan.steps {
+                    step.ops.pop();
+                }
             }));
         }
 
@@ -344,6 +346,41 @@ mod tests {
         fn a_dishonest_reason_is_noticed() {
             conformance::what_is_left_has_no_place(faulty(|_, plan| {
                 plan.left.iter_mut().for_each(|left| left.why.values_mut().for_each(|count| *count += 1));
+            }));
+        }
+
+        #[test]
+        #[should_panic(expected = "Changed")]
+        fn a_step_that_conflicts_with_an_earlier_one_is_noticed() {
+            // As if each step had been planned without the ones before it.
+            conformance::own_steps_do_not_conflict(faulty(|ask, plan| {
+                for (node, version) in plan.steps.iter_mut().flat_map(|step| &mut step.reads) {
+                    *version = ask.snapshot.node(*node).version;
+                }
+            }));
+        }
+
+        #[test]
+        #[should_panic(expected = "takes")]
+        fn a_unit_left_over_although_a_node_takes_it_is_noticed() {
+            conformance::what_is_left_has_no_place(faulty(|ask, plan| {
+                let nodes = ask.scope.map_or(ask.snapshot.nodes.len(), <[_]>::len);
+                let single = |step: &crate::scheduler::Step| step.ops.len() == 1;
+                if let Some(step) = plan.steps.pop_if(|step| single(step)) {
+                    let why = [(crate::scheduler::Reason::fixed("no wish to"), nodes)].into();
+                    plan.left.push(crate::scheduler::Left { unit: step.unit, why });
+                }
+            }));
+        }
+
+        #[test]
+        #[should_panic(expected = "seed")]
+        fn a_unit_answered_twice_is_noticed() {
+            conformance::every_unit_is_planned_or_left(faulty(|_, plan| {
+                if let Some(step) = plan.steps.last() {
+                    let left = crate::scheduler::Left { unit: step.unit, why: Default::default() };
+                    plan.left.push(left);
+                }
             }));
         }
 

@@ -13,10 +13,14 @@ const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
 pub struct NodeSchedulable;
 
 impl Filter for NodeSchedulable {
+    fn name(&self) -> &str {
+        "NodeUnschedulable"
+    }
+
     fn admit(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
         let cordon = Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() };
         if node.unschedulable && !pod.tolerations.iter().any(|toleration| tolerates(toleration, &cordon)) {
-            return Err("node(s) were unschedulable".into());
+            return Err(Reason::fixed("node(s) were unschedulable"));
         }
         Ok(())
     }
@@ -27,9 +31,13 @@ impl Filter for NodeSchedulable {
 pub struct NodeNameMatches;
 
 impl Filter for NodeNameMatches {
+    fn name(&self) -> &str {
+        "NodeName"
+    }
+
     fn admit(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
         match &pod.node_name {
-            Some(name) if *name != node.name => Err("node(s) didn't match the requested node name".into()),
+            Some(name) if *name != node.name => Err(Reason::fixed("node(s) didn't match the requested node name")),
             _ => Ok(()),
         }
     }
@@ -40,12 +48,16 @@ impl Filter for NodeNameMatches {
 pub struct TaintsTolerated;
 
 impl Filter for TaintsTolerated {
+    fn name(&self) -> &str {
+        "TaintToleration"
+    }
+
     fn admit(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
         let hard = node.taints.iter().filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
         for taint in hard {
             if !pod.tolerations.iter().any(|toleration| tolerates(toleration, taint)) {
                 let value = taint.value.as_deref().unwrap_or_default();
-                return Err(Reason(format!("node(s) had untolerated taint {{{}: {value}}}", taint.key).into()));
+                return Err(Reason::fixed(format!("node(s) had untolerated taint {{{}: {value}}}", taint.key)));
             }
         }
         Ok(())
@@ -68,6 +80,10 @@ pub(super) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
 pub struct NodeAffinityMatches;
 
 impl Filter for NodeAffinityMatches {
+    fn name(&self) -> &str {
+        "NodeAffinity"
+    }
+
     fn admit(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
         let selected = pod.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value));
         let affinity = pod.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
@@ -75,7 +91,11 @@ impl Filter for NodeAffinityMatches {
             affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
         let matched =
             required.is_none_or(|required| required.node_selector_terms.iter().any(|term| term_matches(term, node)));
-        if selected && matched { Ok(()) } else { Err("node(s) didn't match Pod's node affinity/selector".into()) }
+        if selected && matched {
+            Ok(())
+        } else {
+            Err(Reason::fixed("node(s) didn't match Pod's node affinity/selector"))
+        }
     }
 }
 
@@ -110,6 +130,10 @@ fn holds(requirement: &NodeSelectorRequirement, labels: &BTreeMap<String, String
 pub struct HostPortsFree;
 
 impl Filter for HostPortsFree {
+    fn name(&self) -> &str {
+        "NodePorts"
+    }
+
     fn admit(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
         let everywhere = "0.0.0.0";
         let clash = pod.host_ports.iter().any(|(address, protocol, number)| {
@@ -119,7 +143,7 @@ impl Filter for HostPortsFree {
                     && (address == taken || &**address == everywhere || &**taken == everywhere)
             })
         });
-        if clash { Err("node(s) didn't have free ports for the requested pod ports".into()) } else { Ok(()) }
+        if clash { Err(Reason::crowded("node(s) didn't have free ports for the requested pod ports")) } else { Ok(()) }
     }
 }
 
@@ -128,13 +152,20 @@ impl Filter for HostPortsFree {
 pub struct ResourcesFit;
 
 impl Filter for ResourcesFit {
+    fn name(&self) -> &str {
+        "NodeResourcesFit"
+    }
+
     fn admit(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
         for (resource, wanted) in pod.requests.0.iter().filter(|(_, wanted)| **wanted > 0) {
             if node.requested.amount(resource).saturating_add(*wanted) > node.allocatable.amount(resource) {
-                return Err(match &**resource {
-                    "pods" => "Too many pods".into(),
-                    other => Reason(format!("Insufficient {other}").into()),
-                });
+                let text = match &**resource {
+                    "pods" => "Too many pods".to_owned(),
+                    other => format!("Insufficient {other}"),
+                };
+                // What an empty node has not, nobody can make room for.
+                let fits_alone = *wanted <= node.allocatable.amount(resource);
+                return Err(if fits_alone { Reason::crowded(text) } else { Reason::fixed(text) });
             }
         }
         Ok(())

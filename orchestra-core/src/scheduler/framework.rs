@@ -3,29 +3,44 @@
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::{
-    Ask, BalancedAllocation, Commit, HostPortsFree, ImageLocality, LeastAllocated, Left, NodeAffinityMatches, NodeId,
-    NodeNameMatches, NodeSchedulable, NodeView, Op, Plan, PodId, PodView, PreferredNodeAffinity, PreferredTaints,
-    ResourcesFit, Scheduler, Snapshot, Step, TaintsTolerated, Trial, Unit,
+    Ask, BalancedAllocation, Commit, Explanation, HostPortsFree, ImageLocality, LeastAllocated, Left,
+    NodeAffinityMatches, NodeId, NodeNameMatches, NodeSchedulable, NodeView, Op, Plan, PodId, PodView, Points,
+    PreferredNodeAffinity, PreferredTaints, ResourcesFit, Scheduler, Snapshot, Step, TaintsTolerated, Trial, Unit,
+    Verdict,
 };
 
 /// Why a node can't take a pod, in Kubernetes' words.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Reason(pub Box<str>);
+pub struct Reason {
+    /// The words.
+    pub text: Box<str>,
+    /// Whether it would help if pods left the node.
+    pub crowded: bool,
+}
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+impl Reason {
+    /// A reason that stands whoever leaves the node.
+    pub fn fixed(text: impl Into<Box<str>>) -> Self {
+        Self { text: text.into(), crowded: false }
+    }
+
+    /// A reason that falls if the right pods leave.
+    pub fn crowded(text: impl Into<Box<str>>) -> Self {
+        Self { text: text.into(), crowded: true }
     }
 }
 
-impl From<&str> for Reason {
-    fn from(text: &str) -> Self {
-        Self(text.into())
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
 /// Rules a node out. The first filter that rejects it gives the reason.
 pub trait Filter: fmt::Debug + Send + Sync + 'static {
+    /// A short name, such as `NodeResourcesFit`.
+    fn name(&self) -> &str;
+
     /// `Ok` if `pod` may run on `node`, in the trial so far.
     ///
     /// # Errors
@@ -82,24 +97,6 @@ pub struct Pipeline {
     scores: Vec<(i64, Box<dyn Score>)>,
     ties: Ties,
     look: Look,
-}
-
-/// How one node fared, to explain a decision.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explained {
-    /// The node.
-    pub node: Box<str>,
-    /// Its weighted score, or the reason that rules it out.
-    pub outcome: Result<i64, Reason>,
-}
-
-impl fmt::Display for Explained {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.outcome {
-            Ok(score) => write!(f, "{}: {score}", self.node),
-            Err(reason) => write!(f, "{}: {reason}", self.node),
-        }
-    }
 }
 
 impl Pipeline {
@@ -160,21 +157,32 @@ impl Pipeline {
         self
     }
 
-    /// Tells how each node fares for a pod, in the order of names.
+    /// Tells how each node fares for a pod, in the order of names: what rules it out, or what its score is made of.
+    ///
+    /// Pure: it asks nothing but `snapshot`, which may be one of a live cluster ([`Snapshot::of`]).
     #[must_use]
-    pub fn explain(&self, snapshot: &Snapshot, pod: PodId) -> Vec<Explained> {
-        let trial = Trial::new(snapshot);
-        let nodes: Vec<_> = snapshot.node_ids().collect();
-        let (admitted, _) = self.admit(&trial, pod, &nodes);
-        let scores: BTreeMap<NodeId, i64> = self.weigh(&trial, pod, &admitted).into_iter().collect();
-        let explain = |node: NodeId| Explained {
-            node: snapshot.node(node).name.clone(),
-            outcome: match scores.get(&node) {
-                Some(score) => Ok(*score),
-                None => self.admits(snapshot.pod(pod), snapshot.node(node)).map(|()| 0),
-            },
+    pub fn explain(&self, snapshot: &Snapshot, pod: PodId) -> Vec<Explanation> {
+        let (trial, view) = (Trial::new(snapshot), snapshot.pod(pod));
+        let ruled_out = |node: &NodeId| {
+            self.filters.iter().find_map(|filter| {
+                let reason = filter.admit(view, snapshot.node(*node)).err()?;
+                Some(Verdict::RuledOut { filter: filter.name().into(), reason })
+            })
         };
-        nodes.into_iter().map(explain).collect()
+        let (out, admitted): (Vec<NodeId>, Vec<NodeId>) =
+            snapshot.node_ids().partition(|node| ruled_out(node).is_some());
+        let out = out.iter().filter_map(|node| Some((*node, ruled_out(node)?)));
+        let scored = (0..admitted.len()).map(|at| {
+            let points = self.scores.iter().map(|(weight, score)| Points {
+                score: score.name().into(),
+                weight: *weight,
+                points: points(&**score, &trial, view, &admitted).get(at).copied().unwrap_or(0),
+            });
+            (admitted[at], Verdict::Scored(points.collect()))
+        });
+        let verdicts: BTreeMap<NodeId, Verdict> = out.chain(scored).collect();
+        let explanation = |(node, verdict)| Explanation { node: snapshot.node(node).name.clone(), verdict };
+        verdicts.into_iter().map(explanation).collect()
     }
 
     fn admits(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
@@ -202,12 +210,10 @@ impl Pipeline {
 
     fn weigh(&self, trial: &Trial<'_>, pod: PodId, admitted: &[NodeId]) -> Vec<(NodeId, i64)> {
         let mut totals: Vec<(NodeId, i64)> = admitted.iter().map(|&node| (node, 0)).collect();
+        let view = trial.snapshot().pod(pod);
         for (weight, score) in &self.scores {
-            let view = trial.snapshot().pod(pod);
-            let raw: Vec<i64> = admitted.iter().map(|&node| score.score(view, trial.node(node))).collect();
-            let highest = raw.iter().copied().max().unwrap_or(0);
-            for ((_, total), raw) in totals.iter_mut().zip(raw) {
-                *total += weight * score.normalize(raw, highest);
+            for ((_, total), points) in totals.iter_mut().zip(points(&**score, trial, view, admitted)) {
+                *total += weight * points;
             }
         }
         totals
@@ -278,6 +284,13 @@ impl Scheduler for Pipeline {
         }
         plan
     }
+}
+
+/// What one score gives each admitted node: 0 to 100.
+fn points(score: &dyn Score, trial: &Trial<'_>, pod: &PodView, admitted: &[NodeId]) -> Vec<i64> {
+    let raw: Vec<i64> = admitted.iter().map(|&node| score.score(pod, trial.node(node))).collect();
+    let highest = raw.iter().copied().max().unwrap_or(0);
+    raw.into_iter().map(|raw| score.normalize(raw, highest)).collect()
 }
 
 /// A draw that depends on both numbers (SplitMix64: Steele, Lea, Flood, OOPSLA 2014).

@@ -4,6 +4,7 @@
 //! that no longer holds. A pod at a time, gangs, whole batches, offers, probes and deschedulers are all plans.
 
 mod applier;
+mod explanation;
 mod filter;
 mod first_fit;
 mod framework;
@@ -15,19 +16,26 @@ mod trial;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "client")]
+mod metrics;
+#[cfg(feature = "client")]
 mod queue;
 #[cfg(feature = "client")]
 mod scheduling_loop;
+#[cfg(feature = "client")]
+mod wording;
 
 pub use applier::{Refusal, apply};
+pub use explanation::{Explanation, Points, Verdict};
 pub use filter::{HostPortsFree, NodeAffinityMatches, NodeNameMatches, NodeSchedulable, ResourcesFit, TaintsTolerated};
 pub use first_fit::FirstFit;
 pub use framework::{Filter, Look, Pipeline, Reason, Score, Ties};
+#[cfg(feature = "client")]
+pub use metrics::Metrics;
 pub use plan::{Ask, Commit, Detect, Heard, Left, Op, Plan, Step, Unit, UnitId};
 #[cfg(feature = "client")]
 pub use scheduling_loop::{DEFAULT_SCHEDULER, SchedulingLoop};
 pub use score::{BalancedAllocation, ImageLocality, LeastAllocated, PreferredNodeAffinity, PreferredTaints};
-pub use snapshot::{NodeId, NodeView, PodId, PodView, Resources, Snapshot, Version};
+pub use snapshot::{ImageView, NodeId, NodeView, PodId, PodView, Resources, Snapshot, Version};
 pub use trial::{Mark, Trial};
 
 /// Chooses nodes for pods: a pure function from a [`Snapshot`] to a [`Plan`].

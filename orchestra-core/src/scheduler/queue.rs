@@ -46,6 +46,19 @@ impl Queue {
         self.failed.values_mut().for_each(|failed| failed.parked_until = None);
     }
 
+    /// A pod itself changed: it waits for nothing but its backoff.
+    pub(super) fn wake_one(&mut self, uid: &str) {
+        if let Some(failed) = self.failed.get_mut(uid) {
+            failed.parked_until = None;
+        }
+    }
+
+    /// How many pods wait for their backoff alone, and how many for a change.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        let parked = self.failed.values().filter(|failed| failed.parked_until.is_some()).count();
+        (self.failed.len() - parked, parked)
+    }
+
     /// Forgets the pods that don't wait any more.
     pub(super) fn retain(&mut self, waits: impl Fn(&str) -> bool) {
         self.failed.retain(|uid, _| waits(uid));

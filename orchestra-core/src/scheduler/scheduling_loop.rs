@@ -6,6 +6,7 @@ use std::{
     fmt,
     num::NonZeroU32,
     sync::Arc,
+    time::Duration,
 };
 
 use futures::{StreamExt as _, stream};
@@ -19,14 +20,17 @@ use kube::{
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
+use tracing::Instrument as _;
 
 use super::{
     Ask, Detect, Heard, Left, NodeView, Op, PodId, PodView, Scheduler, Snapshot, Trial, Unit, UnitId, apply,
+    metrics::{Metrics, Result},
     queue::Queue,
+    wording,
 };
 use crate::{
     clock::Clock,
-    controller::{Recorder, Severity},
+    controller::{LeaderElection, Recorder, Severity},
     informer::{Change, Informers, Lister, ObjectKey},
     rng::Entropy,
 };
@@ -48,6 +52,7 @@ pub struct SchedulingLoop {
     clock: Arc<dyn Clock>,
     entropy: Entropy,
     recorder: Recorder,
+    metrics: Metrics,
     queue: Queue,
     /// Pods that were bound, with their nodes, until the cache shows it.
     assumed: BTreeMap<ObjectKey, (String, Box<str>)>,
@@ -79,6 +84,7 @@ impl SchedulingLoop {
             clock,
             entropy,
             recorder,
+            metrics: Metrics::default(),
             queue: Queue::default(),
             assumed: BTreeMap::new(),
         }
@@ -92,8 +98,30 @@ impl SchedulingLoop {
         self
     }
 
+    /// Counts what it does in `metrics`.
+    #[must_use]
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
     /// Runs until dropped.
     pub async fn run(mut self) -> Infallible {
+        self.serve().await
+    }
+
+    /// Runs until dropped, and acts only while it leads.
+    pub async fn run_elected(mut self, election: &LeaderElection) -> Infallible {
+        loop {
+            if let Ok(never) = election.led(self.serve()).await {
+                return never;
+            }
+        }
+    }
+
+    async fn serve(&mut self) -> Infallible {
+        // What was assumed by an earlier term may never have happened.
+        (self.assumed, self.queue) = (BTreeMap::new(), Queue::default());
         self.pods.synced().await;
         self.nodes.synced().await;
         let (mut pods, mut nodes) = (self.pods.subscribe(), self.nodes.subscribe());
@@ -102,7 +130,7 @@ impl SchedulingLoop {
             tokio::select! {
                 biased;
                 change = pods.next() => self.pod_changed(&change),
-                _ = nodes.next() => self.queue.wake(),
+                change = nodes.next() => self.node_changed(&change),
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {}
             }
             self.schedule().await;
@@ -113,9 +141,23 @@ impl SchedulingLoop {
         if change.new.as_ref().is_none_or(|pod| is_bound(pod)) {
             self.assumed.remove(&change.key);
         }
-        // One that has left, or has ended, makes room.
-        let takes_room = |pod: &Arc<Pod>| is_bound(pod) && !has_ended(pod);
-        if change.old.as_ref().is_some_and(takes_room) && !change.new.as_ref().is_some_and(takes_room) {
+        let room = |pod: &Arc<Pod>| (is_bound(pod) && !has_ended(pod)).then(|| PodView::of(pod));
+        let (before, after) = (change.old.as_ref().and_then(room), change.new.as_ref().and_then(room));
+        // One that has left, has ended, or asks for less, makes room.
+        if before.is_some_and(|before| after.is_none_or(|after| after.requests != before.requests)) {
+            self.queue.wake();
+        }
+        if let (Some(old), Some(new)) = (&change.old, &change.new)
+            && PodView::of(old) != PodView::of(new)
+        {
+            self.queue.wake_one(&new.uid().unwrap_or_default());
+        }
+    }
+
+    /// A node's heartbeats make no room; whatever a filter reads may.
+    fn node_changed(&mut self, change: &Change<Node>) {
+        let view = |node: &Option<Arc<Node>>| node.as_ref().map(|node| NodeView::of(node));
+        if view(&change.old) != view(&change.new) {
             self.queue.wake();
         }
     }
@@ -127,9 +169,12 @@ impl SchedulingLoop {
         self.queue.retain(|uid| waiting.contains(uid));
         let now = Instant::now();
         let due = |pod: &Arc<Pod>| self.waits(pod) && self.queue.is_due(&pod.uid().unwrap_or_default(), now);
-        if !pods.iter().any(due) {
+        let count = pods.iter().filter(|pod| due(pod)).count();
+        if count == 0 {
+            self.count_pending(&pods);
             return;
         }
+        let span = tracing::debug_span!("schedule", scheduler = self.scheduler.name(), pods = count);
         let present: Vec<Arc<Pod>> =
             pods.iter().filter(|pod| due(pod) || self.place_of(pod).is_some()).cloned().collect();
         let views = present.iter().map(|pod| (view(pod), self.place_of(pod)));
@@ -143,7 +188,8 @@ impl SchedulingLoop {
             scope: None,
             steps_max: STEPS_MAX,
         };
-        let plan = self.scheduler.plan(&ask);
+        let plan = span.in_scope(|| self.scheduler.plan(&ask));
+        let took = now.elapsed();
         let mut bindings = Vec::new();
         let mut trial = Trial::new(&snapshot);
         for step in &plan.steps {
@@ -159,18 +205,28 @@ impl SchedulingLoop {
                 }
             }
         }
-        self.bind(bindings).await;
-        for left in &plan.left {
-            self.leave(left, &units, &present, snapshot.nodes.len()).await;
+        async {
+            self.bind(bindings, took).await;
+            for left in &plan.left {
+                self.leave(left, &units, &present, &snapshot, took).await;
+            }
         }
+        .instrument(span)
+        .await;
+        self.count_pending(&pods);
+    }
+
+    fn count_pending(&self, pods: &[Arc<Pod>]) {
+        let (backoff, unschedulable) = self.queue.counts();
+        let gated = pods.iter().filter(|pod| is_gated(pod) && !is_bound(pod) && !has_ended(pod)).count();
+        self.metrics.pending(backoff, unschedulable, gated);
     }
 
     /// Whether a pod is ours to place.
     fn waits(&self, pod: &Pod) -> bool {
         let Some(spec) = &pod.spec else { return false };
-        let gated = spec.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty());
         spec.scheduler_name.as_deref().unwrap_or(DEFAULT_SCHEDULER) == self.scheduler_name
-            && !gated
+            && !is_gated(pod)
             && !is_bound(pod)
             && !has_ended(pod)
             && pod.metadata.deletion_timestamp.is_none()
@@ -187,7 +243,7 @@ impl SchedulingLoop {
         bound.map(Into::into).or_else(|| assumed.map(|(_, node)| node.clone()))
     }
 
-    async fn bind(&mut self, bindings: Vec<(UnitId, Arc<Pod>, Box<str>)>) {
+    async fn bind(&mut self, bindings: Vec<(UnitId, Arc<Pod>, Box<str>)>, took: Duration) {
         for (_, pod, node) in &bindings {
             self.assumed.insert(ObjectKey::of(&**pod), (pod.uid().unwrap_or_default(), node.clone()));
         }
@@ -205,8 +261,12 @@ impl SchedulingLoop {
         let outcomes: Vec<_> = stream::iter(bound).buffered(BINDINGS_AT_ONCE).collect().await;
         for (unit, pod, outcome) in outcomes {
             match outcome {
-                Ok(()) => self.scheduler.heard(&Heard::Committed(unit)),
+                Ok(()) => {
+                    self.metrics.attempted(&self.scheduler_name, Result::Scheduled, took);
+                    self.scheduler.heard(&Heard::Committed(unit));
+                }
                 Err(error) => {
+                    self.metrics.attempted(&self.scheduler_name, Result::Error, took);
                     tracing::debug!(pod = %ObjectKey::of(&*pod), %error, "binding refused");
                     self.assumed.remove(&ObjectKey::of(&*pod));
                     self.queue.refused(&pod.uid().unwrap_or_default(), Instant::now());
@@ -217,36 +277,41 @@ impl SchedulingLoop {
     }
 
     /// Tells a unit's pods why they got no place, and lets them wait for a change.
-    async fn leave(&mut self, left: &Left, units: &[Unit], present: &[Arc<Pod>], nodes: usize) {
-        let message = explained(left, nodes);
-        let pods = units.iter().filter(|unit| unit.id == left.unit).flat_map(|unit| &unit.pods);
-        for pod in pods.filter_map(|pod| present.get(pod.0 as usize)) {
+    ///
+    /// Said once: a reason that the pod's condition gives already makes no new event (SEMANTICS 45).
+    async fn leave(&mut self, left: &Left, units: &[Unit], present: &[Arc<Pod>], snapshot: &Snapshot, took: Duration) {
+        for id in units.iter().filter(|unit| unit.id == left.unit).flat_map(|unit| &unit.pods) {
+            let Some(pod) = present.get(id.0 as usize) else { continue };
+            let message = wording::unschedulable(left, snapshot, *id);
+            self.metrics.attempted(&self.scheduler_name, Result::Unschedulable, took);
             self.queue.found_no_place(&pod.uid().unwrap_or_default(), Instant::now());
-            self.recorder.record(&**pod, Severity::Warning, "FailedScheduling", message.as_str()).await;
-            if let Err(error) = self.mark_unschedulable(pod, &message).await {
-                tracing::debug!(pod = %ObjectKey::of(&**pod), %error, "condition not written");
+            let Some(condition) = self.unschedulable(pod, &message) else { continue };
+            self.recorder.record(&**pod, Severity::Warning, "FailedScheduling", message).await;
+            let patch = json!({ "metadata": { "uid": pod.uid() }, "status": { "conditions": [condition] } });
+            let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+            let written = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await;
+            match written {
+                Ok(written) => self.pods.shows(&written).await,
+                Err(error) => tracing::debug!(pod = %ObjectKey::of(&**pod), %error, "condition not written"),
             }
         }
     }
 
-    async fn mark_unschedulable(&self, pod: &Pod, message: &str) -> kube::Result<()> {
-        let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-        let old = conditions.iter().find(|condition| condition.type_ == "PodScheduled");
-        if old.is_some_and(|old| old.status == "False" && old.message.as_deref() == Some(message)) {
-            return Ok(());
+    /// The condition of a pod that got no place; `None` if it reads so already.
+    fn unschedulable(&self, pod: &Pod, message: &str) -> Option<PodCondition> {
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let old = conditions.iter().find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+        if old.is_some_and(|old| old.message.as_deref() == Some(message)) {
+            return None;
         }
-        let since = old.filter(|old| old.status == "False").and_then(|old| old.last_transition_time.clone());
-        let condition = PodCondition {
+        Some(PodCondition {
             type_: "PodScheduled".into(),
             status: "False".into(),
             reason: Some("Unschedulable".into()),
             message: Some(message.into()),
-            last_transition_time: since.or_else(|| Some(Time(self.clock.now()))),
+            last_transition_time: old.and_then(|old| old.last_transition_time.clone()).or(Some(Time(self.clock.now()))),
             ..Default::default()
-        };
-        let patch = json!({ "metadata": { "uid": pod.uid() }, "status": { "conditions": [condition] } });
-        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-        api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await.map(drop)
+        })
     }
 }
 
@@ -286,14 +351,9 @@ fn has_ended(pod: &Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
-/// Why no node takes a unit, as kube-scheduler says it.
-fn explained(left: &Left, nodes: usize) -> String {
-    if nodes == 0 {
-        return "no nodes available to schedule pods".into();
-    }
-    let mut reasons: Vec<String> = left.why.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    reasons.sort();
-    format!("0/{nodes} nodes are available: {}.", reasons.join(", "))
+fn is_gated(pod: &Pod) -> bool {
+    let gates = pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref());
+    gates.is_some_and(|gates| !gates.is_empty())
 }
 
 async fn bind(client: &Client, pod: &Pod, node: &str) -> kube::Result<()> {

@@ -1,7 +1,7 @@
 //! The scores that look at a node alone, with Kubernetes' formulas.
 
 use super::{
-    NodeView, PodView, Score,
+    ImageView, NodeView, PodView, Score,
     filter::{term_matches, tolerates},
     framework::normalized,
 };
@@ -9,24 +9,10 @@ use super::{
 /// The least and most bytes of images that count (`ImageLocality`).
 const IMAGE_BYTES: (i64, i64) = (23 << 20, 1_000 << 20);
 
-/// What Kubernetes takes for a pod's cpu and memory if it requests none, when it scores.
-const CPU_MILLIS_DEFAULT: i64 = 100;
-const MEMORY_BYTES_DEFAULT: i64 = 200 << 20;
-
-/// The share of cpu and of memory that would be taken, with the pod: 0 to 1, more if it doesn't fit.
-fn fractions(pod: &PodView, node: &NodeView) -> [f64; 2] {
-    let fraction = |resource: &str, default: i64| {
-        let wanted = match pod.requests.amount(resource) {
-            0 => default,
-            wanted => wanted,
-        };
-        let allocatable = node.allocatable.amount(resource);
-        if allocatable <= 0 { 1.0 } else { (node.requested.amount(resource) + wanted) as f64 / allocatable as f64 }
-    };
-    [fraction("cpu", CPU_MILLIS_DEFAULT), fraction("memory", MEMORY_BYTES_DEFAULT)]
-}
-
 /// Prefers nodes with much left: the mean share of cpu and memory that stays free (`LeastAllocated`).
+///
+/// Containers that request nothing count as if they did (Kubernetes' `NonZeroRequested`), or all of them would go to one
+/// node.
 #[derive(Clone, Copy, Debug)]
 pub struct LeastAllocated;
 
@@ -36,8 +22,14 @@ impl Score for LeastAllocated {
     }
 
     fn score(&self, pod: &PodView, node: &NodeView) -> i64 {
-        let free = fractions(pod, node).map(|taken| ((1.0 - taken) * 100.0).clamp(0.0, 100.0) as i64);
-        free.iter().sum::<i64>() / 2
+        let free = |resource: &str| {
+            let allocatable = node.allocatable.amount(resource);
+            let wanted = node.weighed_requests.amount(resource).saturating_add(pod.weighed_requests.amount(resource));
+            let free = allocatable.saturating_sub(wanted).max(0);
+            (allocatable > 0).then(|| i64::try_from(i128::from(free) * 100 / i128::from(allocatable)).unwrap_or(0))
+        };
+        let scores: Vec<i64> = ["cpu", "memory"].into_iter().filter_map(free).collect();
+        scores.iter().sum::<i64>() / i64::try_from(scores.len().max(1)).unwrap_or(1)
     }
 
     fn normalize(&self, score: i64, _: i64) -> i64 {
@@ -46,7 +38,7 @@ impl Score for LeastAllocated {
 }
 
 /// Prefers nodes whose cpu and memory would be taken alike (`NodeResourcesBalancedAllocation`): 1 less the standard
-/// deviation of the shares.
+/// deviation of the shares. It has no say about pods that request neither.
 #[derive(Clone, Copy, Debug)]
 pub struct BalancedAllocation;
 
@@ -56,9 +48,21 @@ impl Score for BalancedAllocation {
     }
 
     fn score(&self, pod: &PodView, node: &NodeView) -> i64 {
-        let [cpu, memory] = fractions(pod, node).map(|taken| taken.min(1.0));
-        // Of two values, the deviation is half their distance.
-        ((1.0 - (cpu - memory).abs() / 2.0) * 100.0) as i64
+        let resources = ["cpu", "memory"];
+        if resources.iter().all(|resource| pod.requests.amount(resource) == 0) {
+            return 0;
+        }
+        let share = |resource: &str| {
+            let allocatable = node.allocatable.amount(resource);
+            let wanted = node.requested.amount(resource).saturating_add(pod.requests.amount(resource));
+            (allocatable > 0).then(|| (wanted as f64 / allocatable as f64).min(1.0))
+        };
+        let deviation = match resources.map(share) {
+            // Of two values, the deviation is half their distance.
+            [Some(cpu), Some(memory)] => (cpu - memory).abs() / 2.0,
+            _ => 0.0,
+        };
+        ((1.0 - deviation) * 100.0) as i64
     }
 
     fn normalize(&self, score: i64, _: i64) -> i64 {
@@ -108,7 +112,8 @@ impl Score for PreferredNodeAffinity {
     }
 }
 
-/// Prefers nodes that have the pod's images, by their size (`ImageLocality`).
+/// Prefers nodes that have the pod's images, by their size, and by the share of nodes that have each (`ImageLocality`):
+/// what only one node has would else draw every pod there.
 #[derive(Clone, Copy, Debug)]
 pub struct ImageLocality;
 
@@ -118,12 +123,74 @@ impl Score for ImageLocality {
     }
 
     fn score(&self, pod: &PodView, node: &NodeView) -> i64 {
-        let bytes: i64 = pod.images.iter().filter_map(|image| node.images.get(image)).sum();
+        let scaled = |image: &ImageView| (image.bytes as f64 * image.share_of_nodes) as i64;
+        let bytes: i64 = pod.images.iter().filter_map(|image| node.images.get(image)).map(scaled).sum();
         let (least, most) = (IMAGE_BYTES.0, IMAGE_BYTES.1.saturating_mul(pod.images.len().max(1) as i64));
         100 * (bytes.clamp(least, most) - least) / (most - least)
     }
 
     fn normalize(&self, score: i64, _: i64) -> i64 {
         score
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{BalancedAllocation, ImageLocality, ImageView, LeastAllocated, NodeView, PodView, Score};
+    use crate::scheduler::Resources;
+
+    fn amounts(cpu: i64, memory: i64) -> Resources {
+        Resources([("cpu".into(), cpu), ("memory".into(), memory)].into())
+    }
+
+    fn node(allocatable: (i64, i64), taken: (i64, i64)) -> NodeView {
+        let taken = amounts(taken.0, taken.1);
+        NodeView {
+            allocatable: amounts(allocatable.0, allocatable.1),
+            requested: taken.clone(),
+            weighed_requests: taken,
+            ..NodeView::default()
+        }
+    }
+
+    fn pod(cpu: i64, memory: i64) -> PodView {
+        PodView { requests: amounts(cpu, memory), weighed_requests: amounts(cpu, memory), ..PodView::default() }
+    }
+
+    /// The cases of upstream's `least_allocated_test.go` and `balanced_allocation_test.go`.
+    #[test]
+    fn formulas_give_what_kubernetes_gives() {
+        assert_eq!(LeastAllocated.score(&pod(3_000, 5_000), &node((4_000, 10_000), (0, 0))), 37);
+        assert_eq!(LeastAllocated.score(&pod(3_000, 5_000), &node((6_000, 10_000), (0, 0))), 50);
+        assert_eq!(LeastAllocated.score(&pod(5_000, 5_000), &node((4_000, 10_000), (0, 0))), 25);
+        assert_eq!(BalancedAllocation.score(&pod(3_000, 5_000), &node((4_000, 10_000), (0, 0))), 87);
+        assert_eq!(BalancedAllocation.score(&pod(3_000, 5_000), &node((6_000, 10_000), (0, 0))), 100);
+    }
+
+    #[test]
+    fn an_image_that_few_nodes_have_counts_less() {
+        let mut pod = pod(0, 0);
+        pod.images = vec!["a".into()];
+        let with = |share_of_nodes| {
+            let mut node = node((1, 1), (0, 0));
+            node.images.insert("a".into(), ImageView { bytes: 500 << 20, share_of_nodes });
+            ImageLocality.score(&pod, &node)
+        };
+        assert_eq!([with(1.0), with(0.5), with(0.01)], [48, 23, 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_score_is_within_its_bounds(
+            size in (0..9_000_i64, 0..9_000_i64), taken in (0..9_000_i64, 0..9_000_i64), wanted in (0..9_000_i64, 0..9_000_i64),
+        ) {
+            let (pod, node) = (pod(wanted.0, wanted.1), node(size, taken));
+            for score in [&LeastAllocated as &dyn Score, &BalancedAllocation, &ImageLocality] {
+                let points = score.normalize(score.score(&pod, &node), 100);
+                prop_assert!((0..=100).contains(&points), "{} gives {points}", score.name());
+            }
+        }
     }
 }

@@ -70,6 +70,10 @@ impl Resources {
     }
 }
 
+/// What Kubernetes takes for a container's cpu and memory if it requests none, when it scores.
+const CPU_MILLIS_DEFAULT: i64 = 100;
+const MEMORY_BYTES_DEFAULT: i64 = 200 << 20;
+
 /// A port of the node that a pod takes: address, protocol, number.
 pub(crate) type HostPort = (Box<str>, Box<str>, i32);
 
@@ -86,6 +90,8 @@ pub struct PodView {
     pub priority: i32,
     /// What it takes of a node.
     pub requests: Resources,
+    /// As `requests`, with what Kubernetes takes for containers that request no cpu or memory, when it scores.
+    pub weighed_requests: Resources,
     /// The one node it may run on, if it says so.
     pub node_name: Option<Box<str>>,
     /// Labels that a node must have.
@@ -96,7 +102,7 @@ pub struct PodView {
     pub tolerations: Vec<Toleration>,
     /// The node's ports it takes.
     pub host_ports: BTreeSet<HostPort>,
-    /// Its images.
+    /// Its images, each with a tag or a digest.
     pub images: Vec<Box<str>>,
 }
 
@@ -110,9 +116,10 @@ impl PodView {
             name: pod.metadata.name.as_deref().unwrap_or_default().into(),
             uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
             priority: spec.priority.unwrap_or(0),
-            requests: requests(&spec),
+            requests: requests(&spec, requested),
+            weighed_requests: requests(&spec, weighed),
             host_ports: host_ports(&spec),
-            images: spec.containers.iter().filter_map(|container| container.image.as_deref().map(Into::into)).collect(),
+            images: containers(&spec).filter_map(|container| container.image.as_deref().map(tagged)).collect(),
             node_name: spec.node_name.map(Into::into),
             node_selector: spec.node_selector.unwrap_or_default(),
             affinity: spec.affinity,
@@ -123,10 +130,7 @@ impl PodView {
 
 /// What a pod takes: the sum of its containers and sidecars, or what an init container needs at its turn if that is more,
 /// and its overhead (Kubernetes' `PodRequests`, KEP-753). It also takes one of the node's `pods`.
-fn requests(spec: &PodSpec) -> Resources {
-    let of = |container: &Container| {
-        Resources::of(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
-    };
+fn requests(spec: &PodSpec, of: fn(&Container) -> Resources) -> Resources {
     let mut running = Resources::default();
     spec.containers.iter().for_each(|container| running.add(&of(container)));
     let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
@@ -147,14 +151,47 @@ fn requests(spec: &PodSpec) -> Resources {
     running
 }
 
+fn requested(container: &Container) -> Resources {
+    Resources::of(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
+}
+
+fn weighed(container: &Container) -> Resources {
+    let mut requests = requested(container);
+    requests.0.entry("cpu".into()).or_insert(CPU_MILLIS_DEFAULT);
+    requests.0.entry("memory".into()).or_insert(MEMORY_BYTES_DEFAULT);
+    requests
+}
+
+fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+/// An image's name as nodes list it: what names no version means the latest.
+fn tagged(image: &str) -> Box<str> {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains([':', '@']) { image.into() } else { format!("{image}:latest").into() }
+}
+
 fn host_ports(spec: &PodSpec) -> BTreeSet<HostPort> {
-    let ports = spec.containers.iter().flat_map(|container| container.ports.iter().flatten());
+    // Those of init containers too, if they stay.
+    let sidecars = spec.init_containers.iter().flatten();
+    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let ports = sidecars.chain(&spec.containers).flat_map(|container| container.ports.iter().flatten());
     let taken = ports.filter_map(|port| {
         let number = port.host_port.filter(|number| *number > 0)?;
         let address = port.host_ip.as_deref().filter(|ip| !ip.is_empty()).unwrap_or("0.0.0.0");
         Some((address.into(), port.protocol.as_deref().unwrap_or("TCP").into(), number))
     });
     taken.collect()
+}
+
+/// An image that a node has.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ImageView {
+    /// Its size.
+    pub bytes: i64,
+    /// The share of the snapshot's nodes that have it: more than 0, up to 1.
+    pub share_of_nodes: f64,
 }
 
 /// A node, and what the pods on it take.
@@ -172,10 +209,12 @@ pub struct NodeView {
     pub allocatable: Resources,
     /// What they take.
     pub requested: Resources,
+    /// The sum of their [`weighed_requests`](PodView::weighed_requests).
+    pub weighed_requests: Resources,
     /// The ports they take.
     pub host_ports: BTreeSet<HostPort>,
-    /// The sizes, in bytes, of the images it has.
-    pub images: BTreeMap<Box<str>, i64>,
+    /// The images it has, by name.
+    pub images: BTreeMap<Box<str>, ImageView>,
     /// Its version.
     pub version: Version,
 }
@@ -188,8 +227,8 @@ impl NodeView {
         let status = node.status.as_ref();
         let images = status.and_then(|status| status.images.as_deref()).unwrap_or_default().iter();
         let images = images.flat_map(|image| {
-            let size = image.size_bytes.unwrap_or(0);
-            image.names.iter().flatten().map(move |name| (name.as_str().into(), size))
+            let view = ImageView { bytes: image.size_bytes.unwrap_or(0), share_of_nodes: 1.0 };
+            image.names.iter().flatten().map(move |name| (tagged(name), view))
         });
         let allocatable = status.and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()));
         Self {
@@ -206,6 +245,7 @@ impl NodeView {
     /// Puts a pod on it.
     pub fn place(&mut self, pod: &PodView) {
         self.requested.add(&pod.requests);
+        self.weighed_requests.add(&pod.weighed_requests);
         self.host_ports.extend(pod.host_ports.iter().cloned());
         self.version.0 += 1;
     }
@@ -213,6 +253,7 @@ impl NodeView {
     /// Takes a pod off it.
     pub fn evict(&mut self, pod: &PodView) {
         self.requested.subtract(&pod.requests);
+        self.weighed_requests.subtract(&pod.weighed_requests);
         self.host_ports.retain(|port| !pod.host_ports.contains(port));
         self.version.0 += 1;
     }
@@ -230,6 +271,21 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Makes a snapshot of a cluster as its objects say: pods that have ended take nothing, and are left out.
+    pub fn of<'a>(nodes: impl IntoIterator<Item = &'a Node>, pods: impl IntoIterator<Item = &'a Pod>) -> Self {
+        let has_ended = |pod: &&Pod| {
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            matches!(phase, Some("Succeeded" | "Failed"))
+        };
+        let pods = pods.into_iter().filter(|pod| !has_ended(pod)).map(|pod| {
+            // A bound pod doesn't choose its node any more.
+            let mut view = PodView::of(pod);
+            let node = view.node_name.take().filter(|name| !name.is_empty());
+            (view, node)
+        });
+        Self::new(nodes.into_iter().map(NodeView::of), pods)
+    }
+
     /// Makes a snapshot of nodes with nothing on them, and pods with the node that each is bound to.
     ///
     /// A pod bound to a node that is not there takes nothing.
@@ -239,6 +295,7 @@ impl Snapshot {
     ) -> Self {
         let mut nodes: Vec<NodeView> = nodes.into_iter().collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        share_images(&mut nodes);
         let (mut views, mut placed) = (Vec::new(), Vec::new());
         for (pod, bound) in pods {
             let at = bound.and_then(|name| nodes.binary_search_by(|node| node.name.cmp(&name)).ok());
@@ -271,14 +328,33 @@ impl Snapshot {
         self.pods.get(id.0 as usize).expect("pod ids are of the snapshot they are used with")
     }
 
+    /// The pod of this name; looks at every pod.
+    #[must_use]
+    pub fn find_pod(&self, namespace: &str, name: &str) -> Option<PodId> {
+        let at = self.pods.iter().position(|pod| &*pod.namespace == namespace && &*pod.name == name)?;
+        u32::try_from(at).ok().map(PodId)
+    }
+
     /// Every node's id, in order.
     pub fn node_ids(&self) -> impl Iterator<Item = NodeId> + use<> {
-        (0..u32::try_from(self.nodes.len()).expect("a cluster has less than 2^32 nodes")).map(NodeId)
+        (0..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)).map(NodeId)
     }
 
     /// Where a pod is; `None` if it waits.
     #[must_use]
     pub fn node_of(&self, pod: PodId) -> Option<NodeId> {
         self.placed.get(pod.0 as usize).copied().flatten()
+    }
+}
+
+/// Notes for each image which share of the nodes has it.
+fn share_images(nodes: &mut [NodeView]) {
+    let mut having: BTreeMap<Box<str>, usize> = BTreeMap::new();
+    for name in nodes.iter().flat_map(|node| node.images.keys()) {
+        *having.entry(name.clone()).or_insert(0) += 1;
+    }
+    let all = nodes.len() as f64;
+    for (name, image) in nodes.iter_mut().flat_map(|node| &mut node.images) {
+        image.share_of_nodes = having.get(name).map_or(1.0, |having| *having as f64 / all);
     }
 }
