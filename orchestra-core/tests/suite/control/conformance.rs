@@ -106,8 +106,8 @@ async fn delete(client: &Client, api_version: &str, kind: &str, name: &str) {
 // Four are wanted: one runs already and is nobody's, one is the set's and matches no longer.
 conforms!(replica_sets, replica_set::controller, web(), at_once(), |client| {
     let set = world::create(&client, world::replica_set(4)).await;
-    world::create(&client, world::pod("stray", json!({ "app": "web" }), None, true)).await;
-    let mut lost = world::pod("lost", json!({ "app": "db" }), None, true);
+    world::create(&client, world::pod("stray", &json!({ "app": "web" }), None, true)).await;
+    let mut lost = world::pod("lost", &json!({ "app": "db" }), None, true);
     lost["metadata"]["ownerReferences"] = json!([world::controller_ref(&set)]);
     world::create(&client, lost).await;
 });
@@ -116,7 +116,7 @@ conforms!(replica_sets, replica_set::controller, web(), at_once(), |client| {
 conforms!(shrinking_replica_sets, replica_set::controller, web(), at_once(), |client| {
     let set = world::create(&client, world::replica_set(3)).await;
     for n in 0..5 {
-        let mut pod = world::pod(&format!("p{n}"), json!({ "app": "web" }), None, n % 2 == 0);
+        let mut pod = world::pod(&format!("p{n}"), &json!({ "app": "web" }), None, n % 2 == 0);
         pod["metadata"]["ownerReferences"] = json!([world::controller_ref(&set)]);
         world::create(&client, pod).await;
     }
@@ -138,7 +138,7 @@ conforms!(endpoint_slices, endpoint_slice::controller, web(), at_once(), |client
         "spec": { "clusterIP": "None", "selector": { "app": "web" }, "ports": [{ "port": 80 }] } });
     world::create(&client, service).await;
     for n in 0..3 {
-        world::create(&client, world::pod(&format!("p{n}"), json!({ "app": "web" }), Some("n1"), n > 0)).await;
+        world::create(&client, world::pod(&format!("p{n}"), &json!({ "app": "web" }), Some("n1"), n > 0)).await;
     }
 });
 
@@ -155,7 +155,7 @@ conforms!(mirrored_endpoints, endpoint_slice::controller, web(), at_once(), |cli
 // A node that is silent, with a pod that tolerates nothing.
 conforms!(nodes, node_lifecycle::controller, ObjectKey::new("", "n1"), node_lifecycle::GRACE, |client| {
     world::create(&client, world::node("n1", "True")).await;
-    let mut pod = world::pod("p", json!({}), Some("n1"), true);
+    let mut pod = world::pod("p", &json!({}), Some("n1"), true);
     pod["spec"]["tolerations"] = json!([{ "key": "node.kubernetes.io/unreachable", "operator": "Exists",
             "effect": "NoExecute", "tolerationSeconds": 0 }]);
     world::create(&client, pod).await;
@@ -164,8 +164,8 @@ conforms!(nodes, node_lifecycle::controller, ObjectKey::new("", "n1"), node_life
 // A pod of a node that is no longer there.
 conforms!(lost_pods, pod_garbage::controller, ObjectKey::default(), pod_garbage::QUARANTINE, |client| {
     world::create(&client, world::node("n1", "True")).await;
-    world::create(&client, world::pod("kept", json!({}), Some("n1"), true)).await;
-    world::create(&client, world::pod("lost", json!({}), Some("n2"), true)).await;
+    world::create(&client, world::pod("kept", &json!({}), Some("n1"), true)).await;
+    world::create(&client, world::pod("lost", &json!({}), Some("n2"), true)).await;
 });
 
 // Of two owners, one is gone; another object has lost its only one.
@@ -192,7 +192,7 @@ conforms!(namespaces, namespace::controller, ObjectKey::new("", "team"), at_once
         let object = json!({ "apiVersion": "v1", "kind": kind, "metadata": { "name": "a", "namespace": "team" } });
         world::create(&client, object).await;
     }
-    let mut pod = world::pod("p", json!({}), None, true);
+    let mut pod = world::pod("p", &json!({}), None, true);
     pod["metadata"]["namespace"] = "team".into();
     world::create(&client, pod).await;
     delete(&client, "v1", "Namespace", "team").await;

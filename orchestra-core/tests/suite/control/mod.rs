@@ -1,1 +1,9 @@
 //! What informers, controllers and the scheduler do to a cluster: SEMANTICS 38 to 50.
+
+mod conformance;
+mod election;
+mod network;
+mod repair;
+mod scheduling;
+mod steady;
+mod world;

@@ -18,6 +18,7 @@ use kube::{Client, client::Body};
 pub(crate) struct Network {
     cut: Arc<AtomicBool>,
     created: Arc<AtomicUsize>,
+    refusals: Arc<AtomicUsize>,
     lag: Duration,
 }
 
@@ -30,6 +31,15 @@ impl Network {
     /// From now on, or until healed, nothing gets through, and nobody is told so.
     pub(crate) fn cut(&self, cut: bool) {
         self.cut.store(cut, Ordering::Relaxed);
+    }
+
+    /// The next so many bindings are lost on their way.
+    pub(crate) fn refuse_bindings(&self, count: usize) {
+        self.refusals.store(count, Ordering::Relaxed);
+    }
+
+    fn loses_binding(&self) -> bool {
+        self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 
     /// How many pods were created over it.
@@ -46,13 +56,16 @@ impl Network {
                 if network.cut.load(Ordering::Relaxed) {
                     std::future::pending::<()>().await;
                 }
+                if request.uri().path().ends_with("/binding") && network.loses_binding() {
+                    return Err(tower::BoxError::from("lost"));
+                }
                 if request.method() == Method::POST && request.uri().path().ends_with("/pods") {
                     network.created.fetch_add(1, Ordering::Relaxed);
                 }
                 let watches = request.uri().query().is_some_and(|query| query.contains("watch=true"));
                 let lag = if watches { network.lag } else { Duration::ZERO };
                 let response = inner.send(request).await?;
-                Ok::<_, kube::Error>(response.map(|body| {
+                Ok::<_, tower::BoxError>(response.map(|body| {
                     StreamBody::new(BodyStream::new(body).then(move |frame| async move {
                         if !lag.is_zero() {
                             tokio::time::sleep(lag).await;

@@ -43,7 +43,7 @@ async fn a_cache_that_lags_makes_no_pod_twice() {
 #[tokio::test(start_paused = true)]
 async fn a_pod_is_adopted_by_its_labels_and_let_go_by_them() {
     let client = world::empty();
-    world::create(&client, world::pod("mine", json!({ "app": "web" }), None, true)).await;
+    world::create(&client, world::pod("mine", &json!({ "app": "web" }), None, true)).await;
     let _running = run_all(&client);
     world::create(&client, world::replica_set(2)).await;
     let owned = |pod: &Pod| !pod.owner_references().is_empty();
@@ -66,7 +66,7 @@ async fn a_node_that_falls_silent_loses_its_pods_and_its_endpoints() {
     let service = json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": "web", "namespace": "default" },
         "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80 }] } });
     world::create(&client, service).await;
-    world::create(&client, world::pod("p", json!({ "app": "web" }), Some("n1"), true)).await;
+    world::create(&client, world::pod("p", &json!({ "app": "web" }), Some("n1"), true)).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     let node = Api::<Node>::all(client.clone()).get("n1").await.expect("there");
     let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();

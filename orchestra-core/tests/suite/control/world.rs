@@ -114,7 +114,7 @@ pub(crate) async fn until_pods(client: &Client, what: &str, holds: impl Fn(&[Pod
 }
 
 /// A pod as a controller sees it once its kubelet has spoken.
-pub(crate) fn pod(name: &str, labels: Value, node: Option<&str>, ready: bool) -> Value {
+pub(crate) fn pod(name: &str, labels: &Value, node: Option<&str>, ready: bool) -> Value {
     let status = if ready { "True" } else { "False" };
     json!({ "apiVersion": "v1", "kind": "Pod",
         "metadata": { "name": name, "namespace": "default", "labels": labels },
