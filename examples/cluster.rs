@@ -51,9 +51,9 @@ async fn main() -> anyhow::Result<()> {
     let temporary = tempfile::tempdir()?;
     let data = std::path::absolute(args.data.as_deref().unwrap_or(temporary.path()))?;
     let (clock, plan, local) = (Arc::new(SystemClock), LoopbackPlan::of(&data), kubelet::LocalNodes::default());
-    let store = DurableStore::open(data.join("store"))?;
-    let cluster = ControlPlane::builder(store).ranges(plan.services()).dialer(local.clone()).start();
     let published = publish(&data, (Ipv4Addr::LOCALHOST, 0).into(), &clock).await?;
+    let (store, root_ca) = (DurableStore::open(data.join("store"))?, published.authority().certificate_pem());
+    let cluster = ControlPlane::builder(store).ranges(plan.services()).dialer(local.clone()).root_ca(root_ca).start();
     println!("export KUBECONFIG={}", published.kubeconfig.display());
 
     let mut tasks = JoinSet::new();

@@ -2,25 +2,34 @@
 //!
 //!     cargo run --example controller_manager
 //!
-//! runs until Ctrl-C. Against `api_server` it makes deployments, services, nodes and namespaces work.
+//! runs until Ctrl-C. Against `api_server` it makes deployments, services, nodes and namespaces work. Of several, one acts
+//! at a time: it holds the lease `kube-controller-manager`, and hands it over when it ends.
 
 use std::sync::Arc;
 
 use orchestra_core::{
     clock::SystemClock,
-    controllers::{self, Parts},
+    controller::LeaderElection,
+    controllers::{self, Parts, root_ca},
     rng::Entropy,
 };
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let client = kube::Client::try_default().await?;
+    let config = kube::Config::infer().await?;
+    let root_ca = config.root_cert.as_deref().map(root_ca::pem);
+    let client = kube::Client::try_from(config)?;
     println!("controllers for {}", client.apiserver_version().await?.git_version);
-    let parts = Parts::new(client, Arc::new(SystemClock), Entropy::from_os());
+    let (clock, entropy) = (Arc::new(SystemClock), Entropy::from_os());
+    let host = format!("controllers-{}", std::process::id());
+    let election = LeaderElection::new(client.clone(), "kube-controller-manager", &host, clock.clone(), entropy.fork());
+    let parts = Parts { root_ca, ..Parts::new(client, clock, entropy) };
     tokio::select! {
         biased;
-        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
-        never = controllers::run(parts) => match never {},
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        never = election.run(|| controllers::run(parts.clone())) => match never {},
     }
+    election.release().await;
+    Ok(())
 }

@@ -2,9 +2,9 @@
 //!
 //!     cargo run --example own_scheduler
 //!
-//! prints `8 laws hold for best-fit`.
+//! prints how it decides for one pod, node by node, and `8 laws hold for best-fit`.
 
-use orchestra_core::scheduler::{Ask, NodeView, Pipeline, Plan, PodView, Scheduler, Score};
+use orchestra_core::scheduler::{Ask, NodeView, Pipeline, Plan, PodId, PodView, Resources, Scheduler, Score, Snapshot};
 
 /// Prefers the node that the pod leaves the least of (best fit).
 #[derive(Debug)]
@@ -51,6 +51,20 @@ mod laws {
     orchestra_core::scheduler_conformance!(super::BestFit::new());
 }
 
+/// An amount of cpu, in thousandths of a core, and of memory.
+fn amounts(cpu: i64, memory: i64) -> Resources {
+    Resources([("cpu".into(), cpu), ("memory".into(), memory), ("pods".into(), 1)].into())
+}
+
 fn main() {
+    let nodes = [("small", 1_000), ("medium", 2_000), ("large", 8_000)].map(|(name, cpu)| {
+        let allocatable = amounts(cpu, cpu << 20);
+        NodeView { name: name.into(), allocatable, ..NodeView::default() }
+    });
+    let pod = PodView { name: "web".into(), requests: amounts(1_500, 1_500 << 20), ..PodView::default() };
+    let snapshot = Snapshot::new(nodes, [(pod, None)]);
+    for explanation in BestFit::new().0.explain(&snapshot, PodId(0)) {
+        println!("{explanation}");
+    }
     println!("{} laws hold for {}", laws::all(), BestFit::new().name());
 }

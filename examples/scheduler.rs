@@ -2,12 +2,14 @@
 //!
 //!     cargo run --example scheduler
 //!
-//! runs until Ctrl-C, and binds the pods that name no other scheduler.
+//! runs until Ctrl-C, and binds the pods that name no other scheduler. Of several, one acts at a time: it holds the lease
+//! `kube-scheduler`, and hands it over when it ends.
 
 use std::sync::Arc;
 
 use orchestra_core::{
     clock::SystemClock,
+    controller::LeaderElection,
     informer::Informers,
     rng::Entropy,
     scheduler::{Pipeline, SchedulingLoop},
@@ -18,12 +20,17 @@ async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let client = kube::Client::try_default().await?;
     println!("scheduling for {}", client.apiserver_version().await?.git_version);
+    let (clock, entropy) = (Arc::new(SystemClock), Entropy::from_os());
+    let host = format!("scheduler-{}", std::process::id());
+    let election = LeaderElection::new(client.clone(), "kube-scheduler", &host, clock.clone(), entropy.fork());
     let informers = Informers::new(client.clone());
     let pipeline = Box::new(Pipeline::kubernetes_default());
-    let scheduling = SchedulingLoop::new(client, &informers, pipeline, Arc::new(SystemClock), Entropy::from_os());
+    let scheduling = SchedulingLoop::new(client, &informers, pipeline, clock, entropy);
     tokio::select! {
         biased;
-        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
-        never = scheduling.run() => match never {},
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        never = scheduling.run_elected(&election) => match never {},
     }
+    election.release().await;
+    Ok(())
 }
