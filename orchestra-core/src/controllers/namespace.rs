@@ -206,13 +206,12 @@ impl Namespaces {
     async fn finalize(&self, namespace: &Namespace, key: &ObjectKey) -> Result<(), Error> {
         let mut done = namespace.clone();
         done.spec.get_or_insert_default().finalizers.get_or_insert_default().retain(|held| held != FINALIZER);
-        let body = serde_json::to_vec(&done).map_err(|error| Error::Retry(error.into()))?;
         let kind = GroupVersionKind::gvk("", "v1", "Namespace");
         let api = Api::<DynamicObject>::all_with(
             self.client.clone(),
             &ApiResource::from_gvk_with_plural(&kind, "namespaces"),
         );
-        match api.replace_subresource("finalize", &key.name, &PostParams::default(), &body).await {
+        match api.replace_subresource("finalize", &key.name, &PostParams::default(), &done).await {
             Ok(_) => Ok(()),
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(error) => Err(error.into()),
