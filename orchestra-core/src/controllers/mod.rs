@@ -5,6 +5,7 @@
 mod claim;
 
 pub mod deployment;
+pub mod disruption;
 pub mod endpoint_slice;
 pub mod garbage;
 pub mod namespace;
@@ -72,12 +73,13 @@ impl Parts {
 }
 
 /// The modules of the controllers that [`run`] runs.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "namespace",
     "service_account",
     "root_ca",
     "replica_set",
     "deployment",
+    "disruption",
     "endpoint_slice",
     "node_lifecycle",
     "pod_garbage",
@@ -92,6 +94,7 @@ pub async fn run(parts: Parts) -> Infallible {
         root_ca::runner(&parts),
         replica_set::runner(&parts),
         deployment::runner(&parts),
+        disruption::runner(&parts),
         endpoint_slice::runner(&parts),
         node_lifecycle::runner(&parts),
         pod_garbage::runner(&parts),

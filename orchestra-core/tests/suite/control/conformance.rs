@@ -13,8 +13,8 @@ use kube::{
 use orchestra_core::{
     controller::{Controller, ObjectKey, conformance::Fixture},
     controllers::{
-        self, Parts, deployment, endpoint_slice, garbage, namespace, node_lifecycle, pod_garbage, replica_set, root_ca,
-        service_account,
+        self, Parts, deployment, disruption, endpoint_slice, garbage, namespace, node_lifecycle, pod_garbage,
+        replica_set, root_ca, service_account,
     },
     manifest,
 };
@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::world;
 
 /// Every kind that one of the controllers writes.
-const KINDS: [(&str, &str); 9] = [
+const KINDS: [(&str, &str); 10] = [
     ("v1", "Pod"),
     ("v1", "Node"),
     ("v1", "Namespace"),
@@ -33,6 +33,7 @@ const KINDS: [(&str, &str); 9] = [
     ("apps/v1", "ReplicaSet"),
     ("apps/v1", "Deployment"),
     ("discovery.k8s.io/v1", "EndpointSlice"),
+    ("policy/v1", "PodDisruptionBudget"),
 ];
 
 /// Makes the module of one controller: its world, the controller, its key, and how long after a first look it acts.
@@ -131,6 +132,17 @@ conforms!(deployments, deployment::controller, web(), at_once(), |client| {
         "ownerReferences": [world::controller_ref(&deployment)] });
     old["status"] = json!({ "replicas": 4, "readyReplicas": 4, "availableReplicas": 4, "observedGeneration": 1 });
     world::create(&client, old).await;
+});
+
+// Two of three pods are ready, and one of them has to stay.
+conforms!(budgets, disruption::controller, web(), at_once(), |client| {
+    let budget = json!({ "apiVersion": "policy/v1", "kind": "PodDisruptionBudget",
+        "metadata": { "name": "web", "namespace": "default" },
+        "spec": { "minAvailable": 1, "selector": { "matchLabels": { "app": "web" } } } });
+    world::create(&client, budget).await;
+    for n in 0..3 {
+        world::create(&client, world::pod(&format!("p{n}"), &json!({ "app": "web" }), Some("n1"), n > 0)).await;
+    }
 });
 
 conforms!(endpoint_slices, endpoint_slice::controller, web(), at_once(), |client| {
