@@ -104,9 +104,8 @@ pub fn service_account_update(new: &ServiceAccount, old: &ServiceAccount) -> Vec
 
 fn size(bytes: usize, errors: &mut Vec<FieldError>) {
     if bytes > DATA_BYTES_MAX {
-        // The object as a whole is too long: Kubernetes writes that as an empty path, `[]`.
-        let error = FieldError::too_long(&Path::root(""), DATA_BYTES_MAX);
-        errors.push(FieldError { path: "[]".to_owned(), ..error });
+        // Kubernetes names no field here, and writes `[]`.
+        errors.push(FieldError::too_long(&Path::root("data"), DATA_BYTES_MAX));
     }
 }
 
@@ -147,7 +146,7 @@ mod tests {
         .unwrap();
         let errors: Vec<String> = config_map(&map).iter().map(ToString::to_string).collect();
         assert_eq!(errors.len(), 3, "{errors:#?}");
-        assert_eq!(errors[2], "[]: Too long: may not be more than 1048576 bytes");
+        assert_eq!(errors[2], "data: Too long: may not be more than 1048576 bytes");
     }
 
     #[test]
