@@ -10,10 +10,12 @@ use kube::{
     discovery,
 };
 use serde::Deserialize as _;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::informer::Informers;
 
+/// Where `kubectl apply` keeps what was applied last, by which it tells what a manifest no longer says.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// What is no trouble, but the way every container starts.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
@@ -151,7 +153,7 @@ pub fn parse(text: &str) -> Result<Vec<Value>, Error> {
     documents.map(|(value, document)| value.map_err(|source| Error::Unreadable { document, source })).collect()
 }
 
-/// Applies the objects in order; one without a namespace goes to `default`, if its kind has namespaces.
+/// Applies the objects in order, and notes what was applied as `kubectl apply` does, so that it can take over; one without a namespace goes to `default`, if its kind has namespaces.
 ///
 /// # Errors
 ///
@@ -174,14 +176,21 @@ pub async fn apply(client: &Client, objects: impl IntoIterator<Item = Value>) ->
     Ok(())
 }
 
-async fn apply_one(client: &Client, api_version: &str, kind: &str, name: &str, object: Value) -> kube::Result<()> {
+async fn apply_one(client: &Client, api_version: &str, kind: &str, name: &str, mut object: Value) -> kube::Result<()> {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
     let (resource, capabilities) = discovery::pinned_kind(client, &GroupVersionKind::gvk(group, version, kind)).await?;
-    let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
+    let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
     let api: Api<DynamicObject> = match capabilities.scope {
-        discovery::Scope::Namespaced => Api::namespaced_with(client.clone(), namespace, &resource),
+        discovery::Scope::Namespaced => Api::namespaced_with(client.clone(), &namespace, &resource),
         discovery::Scope::Cluster => Api::all_with(client.clone(), &resource),
     };
+    let applied = format!("{object}\n");
+    let meta = object["metadata"].as_object_mut();
+    let annotations = meta.map(|meta| meta.entry("annotations").or_insert_with(|| json!({})));
+    // What is no object stays for the server to refuse.
+    if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
+        annotations.insert(LAST_APPLIED.into(), applied.into());
+    }
     let typed: DynamicObject = serde_json::from_value(object.clone()).map_err(kube::Error::SerdeError)?;
     match api.create(&PostParams::default(), &typed).await {
         Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
