@@ -17,7 +17,7 @@ pub(super) fn admit(pod: &PodView, node: &NodeView) -> Result<(), Rejection> {
     let failed = |predicate: &str| {
         let reason = predicate.to_owned();
         move |why: Reason| Rejection {
-            message: format!("Pod was rejected: Predicate {reason} failed: {}", why.0),
+            message: format!("Pod was rejected: Predicate {reason} failed: {}", why.text),
             reason,
         }
     };

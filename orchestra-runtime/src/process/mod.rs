@@ -26,7 +26,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::{future::join_all, stream::BoxStream};
+use futures::stream::BoxStream;
 use orchestra_core::{
     clock::Clock,
     runtime::{
