@@ -46,13 +46,14 @@ async fn main() -> anyhow::Result<()> {
         return serve_web(port).await;
     }
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
-    let read = |path| fs::read_to_string(&path).with_context(|| format!("{path:?}"));
-    let text = args.manifest.map_or(Ok(String::new()), read)?;
+    let text =
+        args.manifest.map_or(Ok(String::new()), |path| fs::read_to_string(&path).context(format!("{path:?}")))?;
     let temporary = tempfile::tempdir()?;
     let data = std::path::absolute(args.data.as_deref().unwrap_or(temporary.path()))?;
     let (clock, plan, local) = (Arc::new(SystemClock), LoopbackPlan::of(&data), kubelet::LocalNodes::default());
+    let store = DurableStore::open(data.join("store"))?;
     let published = publish(&data, (Ipv4Addr::LOCALHOST, 0).into(), &clock).await?;
-    let (store, root_ca) = (DurableStore::open(data.join("store"))?, published.authority().certificate_pem());
+    let root_ca = published.authority().certificate_pem();
     let cluster = ControlPlane::builder(store).ranges(plan.services()).dialer(local.clone()).root_ca(root_ca).start();
     println!("export KUBECONFIG={}", published.kubeconfig.display());
 

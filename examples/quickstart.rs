@@ -25,9 +25,8 @@ async fn main() -> anyhow::Result<()> {
         .into_iter()
         .enumerate()
         .map(|(n, name)| {
-            let addresses = std::net::Ipv4Addr::new(10, 0, n as u8, 1);
-            let runtime = Arc::new(MemoryRuntime::with_addresses(Arc::new(clock), addresses, 250));
-            let kubelet = Kubelet::builder(cluster.client(), runtime, name).clock(Arc::new(clock)).build();
+            let runtime = MemoryRuntime::with_addresses(Arc::new(clock), [10, 0, n as u8, 1].into(), 250);
+            let kubelet = Kubelet::builder(cluster.client(), Arc::new(runtime), name).clock(Arc::new(clock)).build();
             (name, tokio::spawn(async move { kubelet.run().await }))
         })
         .collect();

@@ -1,8 +1,12 @@
 //! Whole clusters, end to end, and the rules of the house.
 
 mod scenarios {
+    mod crash;
     mod examples;
     mod kubectl;
+    mod life;
     mod process;
+    mod repeatable;
+    mod simulated;
     mod tidy;
 }

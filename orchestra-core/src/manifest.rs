@@ -184,11 +184,15 @@ async fn apply_one(client: &Client, api_version: &str, kind: &str, name: &str, m
         discovery::Scope::Namespaced => Api::namespaced_with(client.clone(), &namespace, &resource),
         discovery::Scope::Cluster => Api::all_with(client.clone(), &resource),
     };
+    if let Some(meta) = object["metadata"].as_object_mut() {
+        if capabilities.scope == discovery::Scope::Namespaced {
+            meta.insert("namespace".into(), namespace.into());
+        }
+        meta.entry("annotations").or_insert_with(|| json!({}));
+    }
     let applied = format!("{object}\n");
-    let meta = object["metadata"].as_object_mut();
-    let annotations = meta.map(|meta| meta.entry("annotations").or_insert_with(|| json!({})));
     // What is no object stays for the server to refuse.
-    if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
+    if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
         annotations.insert(LAST_APPLIED.into(), applied.into());
     }
     let typed: DynamicObject = serde_json::from_value(object.clone()).map_err(kube::Error::SerdeError)?;

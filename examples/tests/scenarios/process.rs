@@ -20,6 +20,16 @@ pub(crate) fn example(name: &str) -> PathBuf {
     path
 }
 
+/// Whether the tests that drive a cluster by `kubectl` can run; where they can't, that is printed, and fails in CI.
+pub(crate) fn has_kubectl() -> bool {
+    let there = Command::new("kubectl").args(["version", "--client"]).output().is_ok();
+    if !there {
+        assert!(std::env::var_os("CI").is_none(), "kubectl is missing");
+        println!("skipped: kubectl is not on the PATH");
+    }
+    there
+}
+
 /// A running cluster example; dropped, it is asked to stop, and waited for.
 pub(crate) struct Cluster {
     child: Child,
