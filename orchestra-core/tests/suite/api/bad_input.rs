@@ -224,6 +224,18 @@ fn segment() -> impl Strategy<Value = String> {
 }
 
 fn path() -> impl Strategy<Value = String> {
+    let there = proptest::sample::select(vec![
+        format!("{PODS}/a"),
+        format!("{PODS}/a/binding"),
+        format!("{PODS}/a/eviction"),
+        format!("{PODS}/a/status"),
+        format!("{DEPLOYMENTS}/a"),
+        format!("{DEPLOYMENTS}/a/scale"),
+        format!("{DEPLOYMENTS}/a/status"),
+        format!("{SERVICES}/a"),
+        format!("{NAMESPACES}/default/finalize"),
+        format!("{NAMESPACES}/default/status"),
+    ]);
     let known = proptest::sample::select(vec![
         PODS,
         DEPLOYMENTS,
@@ -235,10 +247,12 @@ fn path() -> impl Strategy<Value = String> {
         "/apis/policy/v1/namespaces/default/poddisruptionbudgets",
         "/apis/apps/v1/namespaces/default/statefulsets",
     ]);
-    let named = proptest::option::of(proptest::sample::select(vec!["a", "default", "none"]));
-    let subresource = proptest::option::of(segment());
+    let named = proptest::option::weighted(0.8, proptest::sample::select(vec!["a", "a", "a", "default", "none"]));
+    let subresources = vec!["status", "scale", "binding", "eviction", "finalize", "log", "exec", "token", "color"];
+    let subresource = proptest::option::of(proptest::sample::select(subresources));
     prop_oneof![
-        3 => (known, named, subresource).prop_map(|(path, name, subresource)| match (name, subresource) {
+        6 => there,
+        6 => (known, named, subresource).prop_map(|(path, name, subresource)| match (name, subresource) {
             (Some(name), Some(subresource)) => format!("{path}/{name}/{subresource}"),
             (Some(name), None) => format!("{path}/{name}"),
             _ => path.to_owned(),
@@ -361,22 +375,27 @@ async fn furnished() -> Cluster {
     cluster
 }
 
+fn weighted(choices: &[(usize, &'static str)]) -> impl Strategy<Value = &'static str> + use<> {
+    let each = choices.iter().flat_map(|(weight, choice)| std::iter::repeat_n(*choice, *weight));
+    proptest::sample::select(each.collect::<Vec<_>>())
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     /// SEMANTICS 35: whatever is asked is answered, by a `Status` if it fails, and it is never the server that failed.
     #[test]
     fn no_request_is_the_fault_of_the_server(
         requests in proptest::collection::vec(
             (
-                proptest::sample::select(vec!["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "BREW"]),
+                weighted(&[(2, "GET"), (4, "POST"), (6, "PUT"), (6, "PATCH"), (1, "DELETE"), (1, "HEAD"), (1, "BREW")]),
                 path(),
                 query(),
-                proptest::sample::select(vec![JSON, JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, "", "x"]),
-                proptest::sample::select(vec!["application/json", "*/*", "application/json;as=Table;v=v1;g=meta.k8s.io", "x"]),
+                weighted(&[(6, JSON), (2, JSON_PATCH), (2, MERGE_PATCH), (2, STRATEGIC_PATCH), (1, ""), (1, "x")]),
+                weighted(&[(9, "application/json"), (2, "*/*"), (1, "application/json;as=Table;v=v1;g=meta.k8s.io"), (1, "x")]),
                 body(),
             ),
-            1..24,
+            1..48,
         ),
     ) {
         let runtime =

@@ -7,6 +7,7 @@ use orchestra_core::{
     server::UserInfo,
     store::{Entry, Error, Key, Listing, Prefix, Result, Revision, Store, Txn, Watch},
 };
+use orchestra_store::MemoryStore;
 
 use super::fixture::{CONFIG_MAPS, Cluster, config_map};
 
@@ -43,6 +44,46 @@ impl Store for Away {
     async fn compact(&self, _: Revision) -> Result<()> {
         away()
     }
+}
+
+/// A store with a bug: it panics over one name.
+#[derive(Debug, Default)]
+struct Buggy(MemoryStore);
+
+#[async_trait]
+impl Store for Buggy {
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        assert!(!key.as_str().ends_with("/bug"), "a bug");
+        self.0.get(key).await
+    }
+
+    async fn list(&self, prefix: &Prefix) -> Result<Listing> {
+        self.0.list(prefix).await
+    }
+
+    async fn revision(&self) -> Result<Revision> {
+        self.0.revision().await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Revision> {
+        self.0.commit(txn).await
+    }
+
+    async fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Watch> {
+        self.0.watch(prefix, after).await
+    }
+
+    async fn compact(&self, floor: Revision) -> Result<()> {
+        self.0.compact(floor).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bug_in_a_handler_fails_one_request() {
+    let cluster = Cluster::over(Arc::new(Buggy::default()));
+    let words = "This request caused apiserver to panic";
+    cluster.get(&format!("{CONFIG_MAPS}/bug")).await.failed_with(500, "InternalError", words);
+    cluster.post(CONFIG_MAPS, &config_map("a")).await.ok();
 }
 
 /// SEMANTICS 66.
