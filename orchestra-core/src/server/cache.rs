@@ -337,3 +337,50 @@ fn shelf_of(key: &Key) -> Box<str> {
     let end = key.as_str().match_indices('/').nth(2).map_or(key.as_str().len(), |(at, _)| at);
     key.as_str()[..end].into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Batch, Bytes, Change, EVENTS_MAX, Entry, Key, Prefix, Revision, WatchCache};
+
+    const SHELF: &str = "/core/pods";
+
+    /// A commit that writes `names`.
+    fn batch(revision: u64, names: &[&str]) -> Batch {
+        let revision = Revision(revision);
+        let put = |name: &&str| {
+            let key = Key::new(["core", "pods", "default", name]).expect("a key");
+            let value = Bytes::from(format!(r#"{{"metadata":{{"name":"{name}"}}}}"#));
+            Change::Put(Entry { key, value, created: revision, modified: revision })
+        };
+        Batch { revision, changes: names.iter().map(put).collect() }
+    }
+
+    /// SEMANTICS 10: all events of one revision in one batch.
+    #[test]
+    fn a_revision_is_given_whole_however_few_events_are_wanted() {
+        let cache = WatchCache::new();
+        for revision in 1..=3 {
+            cache.apply(batch(revision, &["a", "b", "c"]));
+        }
+        for (events_max, events, complete) in [(0, 0, 0), (1, 3, 1), (3, 3, 1), (4, 6, 2), (100, 9, 3)] {
+            let (found, up_to) = cache.events(SHELF, Revision(0), events_max).expect("all of it is kept");
+            assert_eq!((found.len(), up_to), (events, Revision(complete)), "{events_max}");
+        }
+    }
+
+    /// SEMANTICS 11: never a silent gap, not even within a revision.
+    #[test]
+    fn a_revision_of_which_an_event_is_forgotten_is_forgotten() {
+        let cache = WatchCache::new();
+        cache.apply(batch(1, &["a", "b"]));
+        for revision in 2..=EVENTS_MAX as u64 {
+            cache.apply(batch(revision, &["a"]));
+        }
+        assert_eq!(cache.events(SHELF, Revision(0), usize::MAX).err(), Some(Revision(1)));
+        let (events, _) = cache.events(SHELF, Revision(1), usize::MAX).expect("what is after it is kept");
+        assert_eq!(events.len(), EVENTS_MAX - 1);
+        let prefix = Prefix::new(["core", "pods"]).expect("a prefix");
+        assert!(cache.view_at(SHELF, &prefix, Revision(0)).is_none());
+        assert_eq!(cache.view_at(SHELF, &prefix, Revision(1)).map(|view| view.items.len()), Some(2));
+    }
+}
