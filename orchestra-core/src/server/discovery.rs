@@ -18,8 +18,6 @@ use crate::server::{
 const MAJOR: &str = "1";
 const MINOR: &str = "37";
 
-const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
-
 impl Inner {
     /// Answers what is no resource of the API. Health and version are for anyone.
     pub(super) async fn path(&self, parts: &Parts, user: Option<&UserInfo>, segments: &[String]) -> Result<Answer> {
@@ -91,7 +89,7 @@ impl Inner {
         for kind in kinds {
             resources.push(json!({
                 "name": kind.plural, "singularName": kind.singular, "namespaced": kind.namespaced, "kind": kind.kind,
-                "verbs": VERBS, "shortNames": kind.short_names, "categories": kind.categories,
+                "verbs": kind.verbs(), "shortNames": kind.short_names, "categories": kind.categories,
             }));
             for subresource in kind.subresources {
                 let Shape { group, version, kind: shape, verbs } = shape(kind, subresource);
@@ -157,7 +155,7 @@ fn aggregated_resource(kind: &Kind) -> Value {
             "responseKind": { "group": group, "version": version, "kind": shape } })
     });
     json!({
-        "resource": kind.plural, "singularResource": kind.singular, "scope": scope, "verbs": VERBS,
+        "resource": kind.plural, "singularResource": kind.singular, "scope": scope, "verbs": kind.verbs(),
         "responseKind": { "group": kind.group, "version": kind.version, "kind": kind.kind },
         "shortNames": kind.short_names, "categories": kind.categories,
         "subresources": subresources.collect::<Vec<_>>(),

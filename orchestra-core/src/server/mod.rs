@@ -21,6 +21,7 @@ mod protobuf;
 mod read;
 mod registry;
 mod respond;
+mod review;
 mod route;
 mod selection;
 mod service_address;
@@ -64,6 +65,7 @@ use error::{Failure, Result};
 use metrics::{Metrics, OneMore, RequestLabels};
 use registry::{Kind, Registry};
 use respond::{Accept, Answer, accepts};
+use review::Review;
 use route::{Query, Route, Target, verb};
 
 pub use identity::{AUTHENTICATED_GROUP, MASTERS_GROUP, PeerCertificate, UserInfo};
@@ -351,8 +353,10 @@ impl Inner {
             Route::Path(segments) => self.path(&parts, user.as_ref(), &segments).await,
             Route::Resource(target) => {
                 let user = user.ok_or_else(Failure::unauthorized)?;
-                self.authorize(&user, routed.verb, &target, &routed.query).await?;
                 let kind = self.registry.find(&target.group, &target.version, &target.plural);
+                if !kind.and_then(|kind| kind.review).is_some_and(Review::is_of_oneself) {
+                    self.authorize(&user, routed.verb, &target, &routed.query).await?;
+                }
                 let kind = kind.ok_or_else(Failure::no_such_path)?;
                 let misplaced = match (kind.namespaced, &target.namespace) {
                     (true, None) => target.name.is_some(),
@@ -366,9 +370,10 @@ impl Inner {
                 let counted = routed.long.then(|| self.metrics.begin_long(&routed.labels));
                 let call = Call { parts, query: routed.query, verb: routed.verb, user, body, counted };
                 let call = self.in_json(call).await?;
-                match kind.view {
-                    Some(view) => self.viewed(kind, view, &target, call).await,
-                    None => self.resource(kind, &target, call).await,
+                match (kind.view, kind.review) {
+                    (Some(view), _) => self.viewed(kind, view, &target, call).await,
+                    (None, Some(review)) => self.review(kind, review, &target, call).await,
+                    (None, None) => self.resource(kind, &target, call).await,
                 }
             }
         }

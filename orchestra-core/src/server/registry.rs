@@ -16,6 +16,7 @@ use crate::{
     server::{
         object::Object,
         openapi::{Definition, Served},
+        review::Review,
         view::View,
     },
 };
@@ -54,6 +55,8 @@ pub(crate) struct Kind {
     pub(crate) strategy: Strategy,
     /// How it shows the objects of another kind, if it stores none itself.
     pub(crate) view: Option<&'static View>,
+    /// What its objects ask, if they are answered and not stored.
+    pub(crate) review: Option<Review>,
     model: Box<dyn Model>,
 }
 
@@ -72,6 +75,14 @@ impl Kind {
     /// `v1`, `apps/v1`.
     pub(crate) fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.into() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// What can be done with its objects.
+    pub(crate) fn verbs(&self) -> &'static [&'static str] {
+        match self.review {
+            Some(_) => &["create"],
+            None => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        }
     }
 
     /// Whether it has a subresource of this name.
@@ -109,6 +120,7 @@ impl Kind {
             resource: self.plural,
             scope: if self.namespaced { Scope::Namespaced } else { Scope::Cluster },
             subresources: self.subresources,
+            verbs: self.verbs(),
             definition: self.model.definition(),
         }
     }

@@ -4,7 +4,7 @@ use http::{Method, Uri};
 
 use crate::server::error::{Failure, Result};
 
-/// The query of a request, decoded; of a name that repeats the first value counts.
+/// The query of a request, decoded; the first value of a name counts, but for those that repeat.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Query(Vec<(String, String)>);
 
@@ -200,7 +200,7 @@ mod tests {
         let query = Query::parse("labelSelector=a%3Db%2Cc+in+%28d%29&watch=1&command=a&command=b");
         assert_eq!(query.value("labelSelector"), "a=b,c in (d)");
         assert!(query.flag("watch").expect("a boolean"));
-        assert_eq!(query.value("command"), "a");
+        assert_eq!(query.values("command").collect::<Vec<_>>(), ["a", "b"]);
     }
 
     proptest! {

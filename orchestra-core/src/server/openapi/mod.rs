@@ -36,6 +36,8 @@ pub struct Served {
     pub scope: Scope,
     /// The names of the subresources that are read and written like the object, such as `status`.
     pub subresources: &'static [&'static str],
+    /// What can be done with objects, as RBAC names it.
+    pub verbs: &'static [&'static str],
     /// The kind's type.
     pub definition: Definition,
 }
@@ -161,7 +163,10 @@ fn hash(served: &[&Served]) -> String {
     let mut context = digest::Context::new(&digest::SHA256);
     context.update(env!("CARGO_PKG_VERSION").as_bytes());
     for one in served {
-        let line = format!("{}/{}/{}/{:?}{:?}\n", one.group, one.version, one.resource, one.scope, one.subresources);
+        let line = format!(
+            "{}/{}/{}/{:?}{:?}{:?}\n",
+            one.group, one.version, one.resource, one.scope, one.subresources, one.verbs
+        );
         context.update(line.as_bytes());
     }
     context.finish().as_ref().iter().fold(String::new(), |mut text, byte| {
@@ -193,6 +198,7 @@ mod tests {
             resource,
             scope,
             subresources: &["status"],
+            verbs: &["create", "get", "list"],
             definition: Definition::of::<K>(),
         }
     }

@@ -16,6 +16,12 @@ pub(super) fn paths(served: &[&Served], form: Form) -> Map<String, Value> {
             false => format!("{base}/{}", one.resource),
         };
         let writer = Writer { served: one, form };
+        if !one.verbs.contains(&"list") {
+            let post = writer.operation("post", &["dryRun", "fieldManager", "fieldValidation"]);
+            let common = writer.path_parameters(&["namespace"][..usize::from(namespaced)]);
+            paths.insert(collection, json!({ "parameters": common, "post": post }));
+            continue;
+        }
         if namespaced {
             let everywhere = json!({"get": writer.operation("list", &[])});
             paths.insert(format!("{base}/{}", one.resource), everywhere);

@@ -56,6 +56,7 @@ mod tests {
             resource: "namespaces",
             scope: Scope::Cluster,
             subresources: &[],
+            verbs: &["create", "get", "list"],
             definition: Definition::of::<Namespace>(),
         }];
         for path in [&["v2"][..], &["v3"], &["v3", "api", "v1"]] {

@@ -3,9 +3,13 @@
 use std::{any::TypeId, sync::OnceLock};
 
 use k8s_openapi::{
-    NamespaceResourceScope, Resource,
+    Metadata, NamespaceResourceScope, Resource,
     api::{
         apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+        authentication::v1::SelfSubjectReview,
+        authorization::v1::{
+            LocalSubjectAccessReview, SelfSubjectAccessReview, SelfSubjectRulesReview, SubjectAccessReview,
+        },
         batch::v1::{CronJob, Job},
         coordination::v1::Lease,
         core::v1::{
@@ -18,6 +22,7 @@ use k8s_openapi::{
         scheduling::v1::PriorityClass,
         storage::v1::StorageClass,
     },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use schemars::JsonSchema;
 use serde::{Serialize, de::DeserializeOwned};
@@ -28,7 +33,7 @@ use crate::api::{
     defaults, validation,
     validation::FieldError,
 };
-use crate::server::view;
+use crate::server::{review::Review, view};
 
 type Validate<T> = fn(&T) -> Vec<FieldError>;
 type ValidateUpdate<T> = fn(&T, &T) -> Vec<FieldError>;
@@ -60,6 +65,7 @@ where
         unconditional_update: true,
         strategy: Strategy::Plain,
         view: None,
+        review: None,
         model: Box::new(Typed {
             schema: OnceLock::new(),
             columns,
@@ -81,6 +87,7 @@ pub(super) fn rows() -> Vec<Kind> {
     rows.extend(workloads());
     rows.extend(cluster());
     rows.push(newer_events());
+    rows.extend(reviews());
     rows
 }
 
@@ -224,6 +231,25 @@ fn newer_events() -> Kind {
             plain(plain_row),
         )
     }
+}
+
+/// What is asked about access.
+fn reviews() -> Vec<Kind> {
+    vec![
+        review::<SelfSubjectReview>("selfsubjectreviews", "selfsubjectreview", Review::Oneself),
+        review::<SelfSubjectAccessReview>("selfsubjectaccessreviews", "selfsubjectaccessreview", Review::OwnAccess),
+        review::<SelfSubjectRulesReview>("selfsubjectrulesreviews", "selfsubjectrulesreview", Review::OwnRules),
+        review::<SubjectAccessReview>("subjectaccessreviews", "subjectaccessreview", Review::Access),
+        review::<LocalSubjectAccessReview>("localsubjectaccessreviews", "localsubjectaccessreview", Review::Access),
+    ]
+}
+
+fn review<T>(plural: &'static str, singular: &'static str, review: Review) -> Kind
+where
+    T: Metadata<Ty = ObjectMeta, Scope: 'static> + Serialize + DeserializeOwned + JsonSchema + 'static,
+{
+    let nothing: (Validate<T>, ValidateUpdate<T>) = (|_| Vec::new(), |_, _| Vec::new());
+    Kind { review: Some(review), ..row::<T>(plural, singular, |_| (), nothing, plain(plain_row)) }
 }
 
 /// What runs pods.

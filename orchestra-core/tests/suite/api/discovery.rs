@@ -23,7 +23,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// The kinds that document after document of discovery leads to, as `group/version/resource/kind`.
+/// The kinds that document after document of discovery leads to and that can be listed, as `group/version/resource/kind`.
 async fn listed(cluster: &Cluster) -> BTreeSet<String> {
     let mut paths = Vec::new();
     for version in cluster.get("/api").await.ok()["versions"].as_array().expect("versions") {
@@ -42,7 +42,8 @@ async fn listed(cluster: &Cluster) -> BTreeSet<String> {
         assert_eq!(list["kind"], "APIResourceList");
         let version = text(&list["groupVersion"]).rsplit('/').next().unwrap_or_default().to_owned();
         for resource in list["resources"].as_array().expect("resources") {
-            if !text(&resource["name"]).contains('/') {
+            let can_be_listed = resource["verbs"].as_array().expect("verbs").contains(&json!("list"));
+            if can_be_listed && !text(&resource["name"]).contains('/') {
                 found.insert(format!("{group}/{version}/{}/{}", text(&resource["name"]), text(&resource["kind"])));
             }
         }
@@ -58,6 +59,9 @@ async fn both_forms_of_discovery_tell_of_the_same_kinds() {
         for group in aggregated(&cluster, path).await["items"].as_array().expect("groups") {
             for version in group["versions"].as_array().expect("versions") {
                 for resource in version["resources"].as_array().expect("resources") {
+                    if !resource["verbs"].as_array().expect("verbs").contains(&json!("list")) {
+                        continue;
+                    }
                     let group = text(&group["metadata"]["name"]);
                     let (name, kind) = (text(&resource["resource"]), text(&resource["responseKind"]["kind"]));
                     found.insert(format!("{group}/{}/{name}/{kind}", text(&version["version"])));

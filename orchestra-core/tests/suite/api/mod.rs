@@ -15,6 +15,7 @@ mod openapi;
 mod patch;
 mod protobuf;
 mod rbac;
+mod review;
 mod services;
 mod subresources;
 mod tables;
