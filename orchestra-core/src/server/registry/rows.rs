@@ -220,7 +220,7 @@ fn core() -> Vec<Kind> {
 /// The events of the core group under their newer names.
 fn newer_events() -> Kind {
     Kind {
-        short_names: &["ev"],
+        // Without the short name of the core group's, of which kubectl would warn that it could mean either.
         view: Some(&view::EVENTS),
         ..row::<events::v1::Event>(
             "events",
