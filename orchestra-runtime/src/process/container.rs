@@ -25,6 +25,8 @@ use super::{
 pub(super) const CONTAINER_FILE: &str = "container.json";
 /// Where its end is written down.
 const ENDED_FILE: &str = "ended.json";
+/// How long to wait before output that could not be logged is tried again.
+const LOG_RETRY: Duration = Duration::from_secs(1);
 /// How long a killed process may take to be gone: one that the kernel can't end is reported, not waited for.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -134,14 +136,17 @@ impl Container {
         grown: &Notify,
         clock: &dyn Clock,
     ) {
+        let mut full = false;
         loop {
             tokio::select! {
                 biased;
                 () = supervisor.gone() => break,
-                () = grown.notified() => {}
+                () = grown.notified(), if !full => {}
+                () = tokio::time::sleep(LOG_RETRY), if full => {}
             }
             match spool.advance(clock.now()) {
                 Ok(moved) => {
+                    full = false;
                     if moved.lines {
                         self.progress.send_modify(|progress| progress.rotations += u64::from(moved.rotated));
                     }
@@ -150,7 +155,12 @@ impl Container {
                         tokio::task::yield_now().await;
                     }
                 }
-                Err(error) => tracing::warn!(container = %self.id, %error, "container output can't be logged"),
+                Err(error) => {
+                    if !full {
+                        tracing::warn!(container = %self.id, %error, "container output can't be logged, trying again");
+                    }
+                    full = true;
+                }
             }
         }
         self.settle(&mut spool, clock.now());

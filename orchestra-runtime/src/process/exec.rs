@@ -7,7 +7,7 @@ use std::{
         fd::OwnedFd,
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::Pin,
     process::{ExitStatus, Stdio},
     task::{Context, Poll},
@@ -31,7 +31,7 @@ use tokio::{
     sync::watch,
 };
 
-use super::{ProcessRuntime, launch::find, record::ProcessRecord};
+use super::{ProcessRuntime, image::DEFAULT_PATH, launch::find, record::ProcessRecord};
 
 #[async_trait]
 impl ContainerExec for ProcessRuntime {
@@ -44,12 +44,12 @@ impl ContainerExec for ProcessRuntime {
         };
         let place = place.ok_or_else(|| Error::NoContainer(id.clone()))?;
         let (name, args) = spec.command.split_first().ok_or_else(|| Error::Invalid("no command to run".into()))?;
-        let program = find(name, &place.path(), &place.working_dir)?;
+        let program = place.program(name)?;
         let started = if spec.tty {
-            in_terminal(place.command("setsid").arg("--ctty").arg(program).args(args.iter().map(|arg| &**arg)))
+            in_terminal(place.command("setsid").arg("--ctty").args(program).args(args.iter().map(|arg| &**arg)))
         } else {
-            let mut command = place.command(&program);
-            command.args(args.iter().map(|arg| &**arg)).process_group(0);
+            let mut command = place.command(&program[0]);
+            command.args(&program[1..]).args(args.iter().map(|arg| &**arg)).process_group(0);
             with_pipes(&mut command, spec.stdin)
         };
         started.map_err(|source| Error::Start { program: name.clone(), source: source.into() })
@@ -60,6 +60,8 @@ impl ContainerExec for ProcessRuntime {
 struct Place {
     env: Vec<(OsString, OsString)>,
     working_dir: PathBuf,
+    /// Its root, if that is not the node's; a path by way of the process, which sees its mounts as well.
+    root: Option<PathBuf>,
 }
 
 impl Place {
@@ -87,7 +89,18 @@ impl Place {
             let (name, value) = (variable.get(..equals)?, variable.get(equals + 1..)?);
             Some((OsStr::from_bytes(name).into(), OsString::from_vec(value.into())))
         });
-        Some(Self { env: variables.collect(), working_dir: fs::read_link(proc.join("cwd")).ok()? })
+        let own_root = fs::read_link(proc.join("root")).ok()? != Path::new("/");
+        let root = own_root.then(|| proc.join("root"));
+        let working_dir = if own_root { "/".into() } else { fs::read_link(proc.join("cwd")).ok()? };
+        Some(Self { env: variables.collect(), working_dir, root })
+    }
+
+    /// The words that run a program there.
+    fn program(&self, name: &str) -> Result<Vec<OsString>> {
+        match &self.root {
+            None => Ok(vec![find(name, &self.path(), &self.working_dir)?.into()]),
+            Some(root) => Ok(vec![find("chroot", DEFAULT_PATH, Path::new("/"))?.into(), root.into(), name.into()]),
+        }
     }
 
     fn path(&self) -> String {

@@ -9,12 +9,11 @@ use std::{
 
 use orchestra_core::runtime::{ContainerSpec, EnvVar, Error, Mount, Result};
 
-use super::script;
+use super::{
+    image::{self, DEFAULT_PATH, Image},
+    script,
+};
 
-/// The image that is the node's own files.
-pub(super) const HOST_IMAGE: &str = "host";
-/// Where programs are looked for if this process doesn't know itself.
-const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// Names the directory below which mounts appear.
 const MOUNT_POINT: &str = "CONTAINER_SANDBOX_MOUNT_POINT";
 
@@ -26,9 +25,24 @@ pub(super) struct Launch {
 }
 
 impl Launch {
-    /// Works out how to run `spec` with the files in `root`, at `address`.
-    pub(super) fn new(spec: &ContainerSpec, root: &Path, hostname: &str, address: Option<Ipv4Addr>) -> Result<Self> {
+    /// Works out how to run `spec`, of `image`, with the files in `root`, at `address`.
+    pub(super) fn new(
+        spec: &ContainerSpec,
+        image: &Image,
+        root: &Path,
+        hostname: &str,
+        address: Option<Ipv4Addr>,
+    ) -> Result<Self> {
         refuse(spec)?;
+        match image {
+            Image::Host => Self::on_the_host(spec, root, hostname, address),
+            Image::Directory(_) | Image::Tarball(_) => Self::in_a_root(spec, root, hostname, address),
+        }
+    }
+
+    /// Among the node's own files, with `root` as the place where it starts and its mounts are linked.
+    fn on_the_host(spec: &ContainerSpec, root: &Path, hostname: &str, address: Option<Ipv4Addr>) -> Result<Self> {
+        link(root, &spec.mounts)?;
         let search_path = search_path();
         let mut env = vec![
             ("PATH".into(), search_path.as_str().into()),
@@ -36,11 +50,7 @@ impl Launch {
             ("HOSTNAME".into(), hostname.into()),
             (MOUNT_POINT.into(), root.to_string_lossy().into()),
         ];
-        env.extend(address.map(|address| ("POD_IP".into(), address.to_string().into())));
-        env.extend(spec.env.iter().map(|EnvVar { name, value }| (name.clone(), value.clone())));
-        if env.iter().any(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')) {
-            return Err(Error::Invalid("an environment variable holds a NUL, or its name an equals sign".into()));
-        }
+        extend(&mut env, spec, address)?;
         let working_dir = spec.working_dir.as_ref().map_or(root.into(), |dir| root.join(&**dir));
         let mut words = spec.command.iter().chain(&spec.args);
         let name = words.next().ok_or_else(|| Error::Invalid("the host image has no program of its own".into()))?;
@@ -55,6 +65,33 @@ impl Launch {
         wrap_odd_names(&mut line, &mut env)?;
         Ok(Self { line, env, working_dir })
     }
+
+    /// With `root` as its root, which needs no links: mounts are at their places.
+    fn in_a_root(spec: &ContainerSpec, root: &Path, hostname: &str, address: Option<Ipv4Addr>) -> Result<Self> {
+        let mut env = vec![
+            ("PATH".into(), DEFAULT_PATH.into()),
+            ("HOME".into(), "/".into()),
+            ("HOSTNAME".into(), hostname.into()),
+        ];
+        extend(&mut env, spec, address)?;
+        let line: Vec<String> = spec.command.iter().chain(&spec.args).map(|word| String::from(&**word)).collect();
+        if line.is_empty() {
+            return Err(Error::Invalid("an image of plain files has no program of its own".into()));
+        }
+        let mut line = image::enter(root, spec.working_dir.as_deref(), &spec.mounts, &line)?;
+        wrap_odd_names(&mut line, &mut env)?;
+        Ok(Self { line, env, working_dir: root.into() })
+    }
+}
+
+/// Adds what every container is told, and what this one asks for.
+fn extend(env: &mut Vec<(Box<str>, Box<str>)>, spec: &ContainerSpec, address: Option<Ipv4Addr>) -> Result<()> {
+    env.extend(address.map(|address| ("POD_IP".into(), address.to_string().into())));
+    env.extend(spec.env.iter().map(|EnvVar { name, value }| (name.clone(), value.clone())));
+    if env.iter().any(|(name, value)| name.is_empty() || name.contains(['=', '\0']) || value.contains('\0')) {
+        return Err(Error::Invalid("an environment variable holds a NUL, or its name an equals sign".into()));
+    }
+    Ok(())
 }
 
 /// Where programs are looked for, unless a container says so: where this process looks, and then beside its own program.
@@ -69,7 +106,7 @@ fn search_path() -> String {
 /// Shows the node's files below `root`, at the paths the container expects.
 ///
 /// They are links: without root nothing else is to be had, and what they point to keeps its own permissions.
-pub(super) fn link(root: &Path, mounts: &[Mount]) -> Result<()> {
+fn link(root: &Path, mounts: &[Mount]) -> Result<()> {
     let mut mounts: Vec<&Mount> = mounts.iter().collect();
     mounts.sort_by_key(|mount| &mount.container_path);
     for mount in mounts {

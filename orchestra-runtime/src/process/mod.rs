@@ -3,8 +3,9 @@
 //! A container is a process group under a small shell that outlives the kubelet and leaves the exit code behind
 //! (`script.rs`); output goes to files first, so that nothing ever waits for a kubelet (`spool.rs`). Each sandbox has an
 //! address of its own in 127.0.0.0/8, in its variable `POD_IP`, but no ports of its own: a server that binds to all
-//! addresses takes the port from everybody. The image `host` is the node's own files. A container starts in an empty
-//! directory of its own, named by `CONTAINER_SANDBOX_MOUNT_POINT`, below which its mounts appear. A process that makes
+//! addresses takes the port from everybody. The image `host` is the node's own files: a container starts in an empty
+//! directory of its own, named by `CONTAINER_SANDBOX_MOUNT_POINT`, below which its mounts appear. As root, an image may
+//! also be a directory or a tarball, by its path: a copy of it is the container's root (`image.rs`). A process that makes
 //! a session of its own (a daemon) leaves its group and is not ended with it. Linux only, for inotify and pidfds.
 //!
 //! ```text
@@ -43,7 +44,8 @@ use tokio::{
 use self::{
     container::{CONTAINER_FILE, Container},
     growth::Growth,
-    launch::{HOST_IMAGE, Launch},
+    image::Image,
+    launch::Launch,
     record::{ContainerRecord, ProcessRecord},
     sandbox::Sandbox,
     spool::Spool,
@@ -54,6 +56,7 @@ use crate::{address::AddressPool, hints::hints};
 mod container;
 mod exec;
 mod growth;
+mod image;
 mod launch;
 mod log;
 mod ports;
@@ -167,9 +170,9 @@ impl ProcessRuntime {
         if sandbox.container(&id).is_some() {
             return Ok(());
         }
-        let image_id = image_id(&spec.image).ok_or_else(|| missing(&spec.image))?;
+        let image = Image::find(&spec.image)?;
         let dir = sandbox.fresh_dir(&id).map_err(Error::unavailable)?;
-        let launched = self.shared.launch(&sandbox, &id, &spec, image_id, &dir).await;
+        let launched = self.shared.launch(&sandbox, &id, &spec, &image, &dir).await;
         if launched.is_err() {
             let _left_for_the_next = fs::remove_dir_all(&dir);
         }
@@ -200,13 +203,13 @@ impl Shared {
         sandbox: &Sandbox,
         id: &ContainerId,
         spec: &ContainerSpec,
-        image_id: Box<str>,
+        image: &Image,
         dir: &Path,
     ) -> Result<()> {
         let root = dir.join(ROOT_DIR);
         fs::create_dir(&root).map_err(Error::unavailable)?;
-        launch::link(&root, &spec.mounts)?;
-        let launch = Launch::new(spec, &root, &sandbox.record.hostname, sandbox.record.address)?;
+        image.unpack(&root).await?;
+        let launch = Launch::new(spec, image, &root, &sandbox.record.hostname, sandbox.record.address)?;
         let script = script::supervise(dir, &launch.line)?;
         let spool = Spool::open(dir).map_err(Error::unavailable)?;
         let started_at = self.clock.now();
@@ -215,7 +218,7 @@ impl Shared {
         let supervisor = child.id().and_then(|pid| ProcessRecord::of(pid.try_into().ok()?));
         let mut record = ContainerRecord {
             image: spec.image.clone(),
-            image_id,
+            image_id: image.id(),
             labels: spec.labels.clone(),
             started_at,
             supervisor: supervisor.ok_or_else(|| Error::unavailable("the supervisor ended at once"))?,
@@ -290,7 +293,7 @@ impl ContainerRuntime for ProcessRuntime {
         Capabilities {
             name: "process".into(),
             version: env!("CARGO_PKG_VERSION").into(),
-            images: "host, the node's own files".into(),
+            images: "host, the node's own files; as root also directories and tarballs by their paths".into(),
             limits: false,
             exact_mounts: false,
             users: false,
@@ -300,11 +303,11 @@ impl ContainerRuntime for ProcessRuntime {
     }
 
     async fn pull_image(&self, image: &str) -> Result<Box<str>> {
-        image_id(image).ok_or_else(|| missing(image))
+        Image::find(image).map(|image| image.id())
     }
 
     async fn image_id(&self, image: &str) -> Result<Option<Box<str>>> {
-        Ok(image_id(image))
+        Ok(Image::find(image).ok().map(|image| image.id()))
     }
 
     async fn create_sandbox(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<()> {
@@ -389,13 +392,7 @@ fn open_dir(dir: &Path) -> io::Result<PathBuf> {
     dir.canonicalize()
 }
 
-fn image_id(image: &str) -> Option<Box<str>> {
-    (image == HOST_IMAGE).then(|| image.into())
-}
-
-fn missing(image: &str) -> Error {
-    Error::Image { image: image.into(), source: "the process runtime has only the image host".into() }
-}
-
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trial;

@@ -87,6 +87,8 @@ pub(super) fn write<T: Serialize>(path: &Path, record: &T) -> Result<()> {
 /// Reads a record; none if there is none.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     match fs::read(path) {
+        // Torn when the machine, and with it every process, went down: there is nothing that it could tell of.
+        Ok(text) if text.iter().all(|&byte| byte == 0) => Ok(None),
         Ok(text) => serde_json::from_slice(&text).map(Some).map_err(Error::unavailable),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::unavailable(error)),

@@ -42,7 +42,8 @@ pub(super) fn passes(name: &str) -> bool {
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
-fn quote(word: &str) -> Result<String> {
+/// A word as a shell reads it back.
+pub(super) fn quote(word: &str) -> Result<String> {
     if word.contains('\0') {
         return Err(Error::Invalid("a command line holds a NUL".into()));
     }

@@ -84,18 +84,41 @@ impl Spool {
         })
     }
 
+    /// Logs to another file.
+    #[cfg(test)]
+    pub(super) fn redirect_log(&mut self, log: File) {
+        self.log = log;
+    }
+
     /// The files that the program writes to.
     pub(super) fn sources(&self) -> [PathBuf; 2] {
         [STDOUT_FILE, STDERR_FILE].map(|name| self.dir.join(name))
     }
 
     /// Moves a chunk of each stream, stamped `now`.
+    ///
+    /// After an error, such as a full disk, nothing is moved, and nothing is lost: it is to be tried again.
     pub(super) fn advance(&mut self, now: Timestamp) -> io::Result<Moved> {
         let (mut lines, mut more) = (Vec::new(), false);
-        for source in &mut self.sources {
-            more |= source.advance(now, &mut lines)?;
-        }
-        let rotated = self.append(&lines)?;
+        let before = self.sources.each_ref().map(|source| (source.read, source.unfinished.clone()));
+        let mut move_all = || {
+            for source in &mut self.sources {
+                more |= source.advance(now, &mut lines)?;
+            }
+            Ok(())
+        };
+        let outcome: io::Result<()> = move_all();
+        let rotated = match outcome.and_then(|()| self.append(&lines)) {
+            Ok(rotated) => rotated,
+            Err(error) => {
+                for (source, (read, unfinished)) in self.sources.iter_mut().zip(before) {
+                    (source.read, source.unfinished) = (read, unfinished);
+                }
+                // Half a line may be there already.
+                let _tried_again = self.log.set_len(self.log_bytes);
+                return Err(error);
+            }
+        };
         Ok(Moved { lines: !lines.is_empty(), rotated, more })
     }
 
