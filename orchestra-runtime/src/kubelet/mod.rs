@@ -48,6 +48,7 @@ mod sources;
 mod status;
 mod terminal;
 mod volume;
+mod withdrawal;
 mod worker;
 
 pub use local::LocalNodes;

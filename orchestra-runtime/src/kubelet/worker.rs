@@ -26,7 +26,7 @@ use super::{
     probe::{Prober, VERDICTS_MAX, Verdict},
     sources,
     status::{NodeFacts, container_id, pod_status, rejected},
-    terminal, volume,
+    terminal, volume, withdrawal,
 };
 
 /// How long to wait after a call to the API or the runtime failed.
@@ -70,6 +70,8 @@ pub(super) struct Worker {
     judged: bool,
     /// When the pod was first seen, until all its containers have run.
     starting_since: Option<Instant>,
+    /// Whether nobody is sent to it anymore, or was long enough.
+    withdrawn: bool,
     /// The labels and annotations that its volumes show.
     shown: Option<Shown>,
 }
@@ -95,6 +97,7 @@ pub(super) async fn run(
         reported: None,
         judged: false,
         starting_since: Some(Instant::now()),
+        withdrawn: false,
         shown: None,
     };
     loop {
@@ -369,6 +372,13 @@ impl Worker {
                 self.note(&id.name, refusal, &desired.pod).await;
             }
             Action::Stop { attempts, why } => {
+                if why == Why::PodEnds && !self.withdrawn && !desired.grace().is_zero() {
+                    tokio::select! {
+                        biased;
+                        () = end_moved(changes, desired) => return Ok(()),
+                        () = withdrawal::wait(&shared, &desired.pod) => self.withdrawn = true,
+                    }
+                }
                 let spent = self.ending_since.map(|since| since.elapsed()).unwrap_or_default();
                 let own = attempts.first().and_then(|(name, _)| probe_grace(&desired.pod, name, why));
                 let grace = own.unwrap_or_else(|| desired.grace()).saturating_sub(spent);

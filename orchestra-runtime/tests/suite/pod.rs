@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Service};
+use k8s_openapi::api::{
+    core::v1::{ConfigMap, Node, Pod, Service},
+    discovery::v1::EndpointSlice,
+};
 use kube::{
     Api, ResourceExt as _,
     api::{DeleteParams, LogParams, Patch, PatchParams, PostParams},
@@ -239,4 +242,35 @@ async fn a_node_whose_runtime_is_down_says_so_and_goes_on_with_its_lease() {
     cluster.runtime.set_available(true);
     ready("True").await;
     assert_eq!(restarts(&cluster.until("web", is_ready).await), 0);
+}
+
+/// SEMANTICS 54: a pod that clients are sent to is asked to end only once they are not, or after a bounded time.
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_asked_to_end_after_its_endpoints_are_withdrawn() {
+    let cluster = Cluster::start().await;
+    let slices: Api<EndpointSlice> = Api::namespaced(cluster.client.clone(), "default");
+    let slice = |name: &str, pod: &Pod, ready: bool| -> EndpointSlice {
+        serde_json::from_value(json!({
+            "metadata": {"name": name}, "addressType": "IPv4", "ports": [],
+            "endpoints": [{"addresses": ["10.244.0.1"], "conditions": {"ready": ready},
+                           "targetRef": {"kind": "Pod", "uid": pod.uid()}}],
+        }))
+        .expect("a slice")
+    };
+    for (name, withdrawn_after, least, most) in [("served", 400, 400, 700), ("forgotten", 60_000, 950, 1_300)] {
+        cluster.create(name, web("trap 'exit 0' TERM; sleep infinity")).await;
+        let pod = cluster.until(name, is_ready).await;
+        slices.create(&PostParams::default(), &slice(name, &pod, true)).await.expect("created");
+        let began = tokio::time::Instant::now();
+        cluster.pods().delete(name, &DeleteParams::default()).await.expect("deleted");
+        tokio::time::sleep(Duration::from_millis(withdrawn_after.min(500))).await;
+        if withdrawn_after < 500 {
+            slices.replace(name, &PostParams::default(), &slice(name, &pod, false)).await.expect("replaced");
+        }
+        while cluster.pods().get_opt(name).await.expect("an answer").is_some() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let took = began.elapsed();
+        assert!((Duration::from_millis(least)..Duration::from_millis(most)).contains(&took), "{name}: {took:?}");
+    }
 }
