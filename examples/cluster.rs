@@ -46,8 +46,8 @@ async fn main() -> anyhow::Result<()> {
         return serve_web(port).await;
     }
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
-    let text =
-        args.manifest.map_or(Ok(String::new()), |path| fs::read_to_string(&path).context(format!("{path:?}")))?;
+    let read = |path| fs::read_to_string(&path).context(format!("{path:?}"));
+    let text = args.manifest.map_or(Ok(String::new()), read)?;
     let temporary = tempfile::tempdir()?;
     let data = std::path::absolute(args.data.as_deref().unwrap_or(temporary.path()))?;
     let (clock, plan, local) = (Arc::new(SystemClock), LoopbackPlan::of(&data), kubelet::LocalNodes::default());

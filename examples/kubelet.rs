@@ -10,6 +10,7 @@ use clap::Parser;
 use orchestra_core::clock::SystemClock;
 use orchestra_net::{
     address::{LoopbackPlan, POD_ADDRESSES},
+    guard,
     pki::{self, CertificateAuthority, ClientCertificates, Subject},
     serve::{asked_to_stop, serve},
 };
@@ -44,11 +45,12 @@ async fn main() -> anyhow::Result<()> {
         .root_dir(dir.join("pods"))
         .port(listener.local_addr()?.port())
         .build();
+    let service = guard::only(kubelet.service(), [Subject::component("kube-apiserver")]);
     println!("{name} serves https://{}", listener.local_addr()?);
     tokio::select! {
         biased;
         asked = asked_to_stop() => asked?,
-        never = serve(listener, tls, kubelet.service()) => match never {},
+        never = serve(listener, tls, service) => match never {},
         never = kubelet.run() => match never {},
     }
     Ok(remove_all(&runtime, Duration::from_secs(2)).await?)

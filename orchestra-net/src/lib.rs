@@ -1,7 +1,7 @@
 //! What connects a cluster: the API over TLS, and services to their pods.
 //!
 //! [`pki`] makes the cluster's certificates, [`kubeconfig`] writes the file that a client finds them by, and [`serve`]
-//! serves any `tower::Service` with them; [`dial`] reaches the kubelets of other machines; [`proxy`] brings services to
+//! serves any `tower::Service` with them, to those whom [`guard`] lets in; [`dial`] reaches the kubelets of other machines; [`proxy`] brings services to
 //! their pods.
 
 mod private_file;
@@ -11,6 +11,8 @@ pub mod pki;
 pub mod kubeconfig;
 
 pub mod serve;
+
+pub mod guard;
 
 pub mod dial;
 

@@ -9,10 +9,14 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use orchestra_core::{clock::SystemClock, server::PeerCertificate};
 use orchestra_net::{
+    guard,
     pki::{self, CertificateAuthority, ClientCertificates, Subject},
     serve::{HANDSHAKE_SECONDS_MAX, HEADER_SECONDS_MAX, serve_until},
 };
-use rustls::{ClientConfig, pki_types::ServerName};
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, ServerName, pem::PemObject as _},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -21,6 +25,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tower::Service as _;
 
 struct Server {
     address: std::net::SocketAddr,
@@ -119,6 +124,30 @@ async fn a_client_that_sends_no_request_does_not_keep_its_place() {
     let limit = Duration::from_secs(HEADER_SECONDS_MAX + 1);
     let end = timeout(limit, stream.read(&mut [0])).await.expect("hung up on");
     assert!(matches!(end, Ok(0) | Err(_)));
+}
+
+/// SEMANTICS 33, 34: a node's certificate is the cluster's too, and is not the API server's.
+#[tokio::test]
+async fn a_guarded_service_is_for_those_on_its_list() {
+    let authority = CertificateAuthority::generate(&SystemClock).expect("made");
+    let api_server = Subject::component("kube-apiserver");
+    let mut guarded = guard::only(tower::service_fn(answer_any), [api_server.clone()]);
+    let mut status = async |subject: Option<&Subject>| {
+        let mut request = Request::new(());
+        if let Some(subject) = subject {
+            let credential = authority.issue_client(subject, &SystemClock).expect("issued");
+            let der = CertificateDer::from_pem_slice(credential.certificate_pem.as_bytes()).expect("PEM");
+            request.extensions_mut().insert(PeerCertificate(der.as_ref().into()));
+        }
+        guarded.call(request).await.expect("an answer").status().as_u16()
+    };
+    assert_eq!(status(Some(&api_server)).await, 200);
+    assert_eq!(status(Some(&Subject::node("n2"))).await, 403);
+    assert_eq!(status(None).await, 403);
+}
+
+async fn answer_any(_: Request<()>) -> Result<Response<Full<Bytes>>, Infallible> {
+    Ok(Response::new(Full::from("yes")))
 }
 
 /// SEMANTICS 37.

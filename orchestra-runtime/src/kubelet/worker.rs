@@ -29,8 +29,10 @@ use super::{
     terminal, volume, withdrawal,
 };
 
-/// How long to wait after a call to the API or the runtime failed.
+/// How long to wait after a call to the API or the runtime failed; each further failure doubles it.
 const RETRY_SECONDS: u64 = 1;
+/// The longest such wait.
+const RETRY_SECONDS_MAX: u64 = 30;
 /// How long a pod may take to end, in seconds, unless it says.
 const GRACE_SECONDS: i64 = 30;
 
@@ -100,6 +102,7 @@ pub(super) async fn run(
         withdrawn: false,
         shown: None,
     };
+    let mut failures: u32 = 0;
     loop {
         let now = desired.borrow_and_update().clone();
         let began = Instant::now();
@@ -107,11 +110,23 @@ pub(super) async fn run(
         worker.shared.metrics.pod_worked(began.elapsed());
         let wait = match outcome {
             Ok(Next::Done) => return,
-            Ok(Next::Again) => continue,
-            Ok(Next::Sleep(wait)) => wait,
+            Ok(Next::Again) => {
+                failures = 0;
+                continue;
+            }
+            Ok(Next::Sleep(wait)) => {
+                failures = 0;
+                wait
+            }
             Err(error) => {
-                tracing::warn!(pod = %worker.sandbox, %error, "pod can't be brought forward, trying again");
-                Some(Duration::from_secs(RETRY_SECONDS))
+                let wait = Duration::from_secs((RETRY_SECONDS << failures.min(5)).min(RETRY_SECONDS_MAX));
+                failures += 1;
+                // Said once: while an API server is away, every pod of every node has the same to say.
+                match failures {
+                    1 => tracing::warn!(pod = %worker.sandbox, %error, "pod can't be brought forward, trying again"),
+                    _ => tracing::debug!(pod = %worker.sandbox, %error, ?wait, "pod still can't be brought forward"),
+                }
+                Some(wait)
             }
         };
         let timer = async {

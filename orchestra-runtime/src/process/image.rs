@@ -119,7 +119,7 @@ pub(super) fn enter(root: &Path, working_dir: Option<&str>, mounts: &[Mount], li
     let tool = |name| find(name, DEFAULT_PATH, Path::new("/"));
     let (mount, chroot) = (quote(&tool("mount")?)?, quote(&tool("chroot")?)?);
     let mut script = String::new();
-    let mut place = |target: &Path, is_dir: bool| {
+    let place = |target: &Path, is_dir: bool| {
         let target = inside(root, target)?;
         let made = if is_dir { fs::create_dir_all(&target) } else { touch(&target) };
         made.map_err(Error::unavailable)?;
