@@ -64,7 +64,7 @@ proptest! {
     /// SEMANTICS 47: however late messages are, and whichever are lost, no two candidates act at one moment.
     #[test]
     fn no_two_candidates_ever_act_at_once(
-        delays in proptest::collection::vec(prop_oneof![8 => 0..3_000_u64, 1 => 3_000..40_000_u64], 600),
+        delays in proptest::collection::vec(prop_oneof![12 => 0..200_u64, 2 => 0..3_000_u64, 1 => 3_000..40_000_u64], 600),
         count in 2..4_usize,
     ) {
         const DEADLINE: u64 = 10_000;

@@ -101,6 +101,8 @@ async fn a_node_that_renews_unheard_is_not_given_up() {
         tokio::time::sleep(Duration::from_secs(30)).await;
     }
     let node = Api::<Node>::all(client.clone()).get("n1").await.expect("there");
+    let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
+    assert!(conditions.iter().all(|condition| condition.status == "True"), "{conditions:?}");
     assert_eq!(node.spec.and_then(|spec| spec.taints), None);
 }
 
