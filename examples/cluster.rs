@@ -34,8 +34,7 @@ struct Args {
     /// What runs its pods.
     #[arg(long, default_value = "process", value_parser = ["process", "memory"])]
     runtime: String,
-    /// Be the manifest's web server instead, at this port.
-    #[arg(long, hide = true)]
+    #[arg(long, hide = true, help = "Be the manifest's web server instead, at this port")]
     serve_web: Option<u16>,
 }
 
@@ -53,8 +52,8 @@ async fn main() -> anyhow::Result<()> {
     let (clock, plan, local) = (Arc::new(SystemClock), LoopbackPlan::of(&data), kubelet::LocalNodes::default());
     let store = DurableStore::open(data.join("store"))?;
     let published = publish(&data, (Ipv4Addr::LOCALHOST, 0).into(), &clock).await?;
-    let root_ca = published.authority().certificate_pem();
-    let cluster = ControlPlane::builder(store).ranges(plan.services()).dialer(local.clone()).root_ca(root_ca).start();
+    let (ranges, root_ca) = (plan.services(), published.authority().certificate_pem());
+    let cluster = ControlPlane::builder(store).ranges(ranges).dialer(local.clone()).root_ca(root_ca).start();
     println!("export KUBECONFIG={}", published.kubeconfig.display());
 
     let mut tasks = JoinSet::new();

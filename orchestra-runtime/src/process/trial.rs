@@ -48,7 +48,7 @@ impl Fixture for Node {
     }
 
     async fn close(&self) {
-        self.runtime().shutdown(Duration::ZERO).await.unwrap();
+        crate::remove_all(&self.runtime(), Duration::ZERO).await.unwrap();
     }
 }
 
@@ -127,7 +127,7 @@ async fn a_node_that_has_started_a_thousand_containers() {
     // The last one's task may be about to end.
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(held(), before);
-    node.shutdown(Duration::ZERO).await.unwrap();
+    crate::remove_all(&node, Duration::ZERO).await.unwrap();
 }
 
 #[test]
