@@ -43,7 +43,10 @@ mod tests {
             let sandbox = SandboxId(name.into());
             runtime.create_sandbox(&sandbox, &SandboxSpec::default()).await.expect("a sandbox");
             let id = ContainerId { sandbox, name: "c".into(), attempt: 0 };
-            runtime.start_container(&id, &ContainerSpec::default()).await.expect("a container");
+            runtime
+                .start_container(&id, &ContainerSpec { image: "web".into(), ..ContainerSpec::default() })
+                .await
+                .expect("a container");
         }
         remove_all(&runtime, Duration::from_secs(1)).await.expect("all is removed");
         assert!(runtime.list().await.expect("a list").is_empty());
