@@ -121,8 +121,8 @@ impl Inner {
     async fn may(&self, user: &UserInfo, verb: &str, target: &Target, query: &Query) -> Result<bool> {
         let resource = full_resource(target);
         Ok(match user.name.as_str() {
-            // It acts on whatever kind there is.
-            "system:kube-controller-manager" => true,
+            // It acts on whatever kind there is, as itself.
+            "system:kube-controller-manager" => verb != "impersonate",
             "system:kube-scheduler" => {
                 (READ.contains(&verb) && resource != "secrets") || allows(SCHEDULER, verb, &resource)
             }

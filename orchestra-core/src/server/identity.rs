@@ -14,6 +14,8 @@ pub const AUTHENTICATED_GROUP: &str = "system:authenticated";
 pub struct UserInfo {
     /// The user's name, such as `system:kube-scheduler`.
     pub name: String,
+    /// What tells the user from another who had the name before; empty if nothing does.
+    pub uid: String,
     /// The groups the user is in.
     pub groups: Vec<String>,
     /// What else the authenticator knows.
@@ -23,7 +25,8 @@ pub struct UserInfo {
 impl UserInfo {
     /// A user of these groups.
     pub fn new(name: impl Into<String>, groups: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        Self { name: name.into(), groups: groups.into_iter().map(Into::into).collect(), extra: BTreeMap::new() }
+        let groups = groups.into_iter().map(Into::into).collect();
+        Self { name: name.into(), uid: String::new(), groups, extra: BTreeMap::new() }
     }
 
     /// A component of the control plane, which may do everything.

@@ -12,6 +12,7 @@ mod error;
 mod eviction;
 mod health;
 mod identity;
+mod impersonate;
 mod metrics;
 mod node_proxy;
 mod object;
@@ -348,7 +349,10 @@ impl Inner {
     }
 
     async fn route(self: Arc<Self>, parts: Parts, body: Body, routed: Routed) -> Result<Answer> {
-        let user = identity::vouched(&parts.extensions);
+        let user = match identity::vouched(&parts.extensions) {
+            Some(user) => Some(self.impersonated(user, &parts.headers).await?),
+            None => None,
+        };
         match routed.route {
             Route::Path(segments) => self.path(&parts, user.as_ref(), &segments).await,
             Route::Resource(target) => {

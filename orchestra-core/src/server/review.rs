@@ -49,8 +49,7 @@ impl Inner {
         object["kind"] = kind.kind.into();
         let spec = &object["spec"];
         object["status"] = match review {
-            Review::Oneself => json!({ "userInfo": { "username": call.user.name, "groups": call.user.groups,
-                "extra": call.user.extra } }),
+            Review::Oneself => user_info(&call.user),
             Review::OwnAccess => json!({ "allowed": self.is_allowed(&call.user, spec).await? }),
             Review::OwnRules => rules(&call.user),
             Review::Access => {
@@ -116,6 +115,14 @@ fn rules(user: &UserInfo) -> Value {
                 "resources": ["selfsubjectaccessreviews", "selfsubjectrulesreviews"] },
             { "verbs": ["create"], "apiGroups": ["authentication.k8s.io"], "resources": ["selfsubjectreviews"] }],
         "nonResourceRules": [{ "verbs": ["get"], "nonResourceURLs": open }] })
+}
+
+fn user_info(user: &UserInfo) -> Value {
+    let mut info = json!({ "username": user.name, "groups": user.groups, "extra": user.extra });
+    if !user.uid.is_empty() {
+        info["uid"] = user.uid.as_str().into();
+    }
+    json!({ "userInfo": info })
 }
 
 fn decode(kind: &Kind, body: &Bytes) -> Result<Value> {

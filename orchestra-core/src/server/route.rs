@@ -15,7 +15,8 @@ impl Query {
             pairs
                 .map(|pair| {
                     let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                    (decode(name), decode(value))
+                    let decoded = |text: &str| percent_decoded(&text.replace('+', " "));
+                    (decoded(name), decoded(value))
                 })
                 .collect(),
         )
@@ -66,20 +67,20 @@ impl Query {
     }
 }
 
-/// Decodes percent escapes and `+`; what is no escape stays as it is.
-fn decode(text: &str) -> String {
+/// Decodes percent escapes; what is no escape stays as it is.
+pub(crate) fn percent_decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut decoded = Vec::with_capacity(bytes.len());
     let mut at = 0;
     while let Some(&byte) = bytes.get(at) {
-        let escaped = (byte == b'%').then(|| text.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok()));
-        match (byte, escaped.flatten()) {
-            (_, Some(escaped)) => {
+        let hex =
+            text.get(at + 1..at + 3).filter(|hex| byte == b'%' && hex.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(escaped) => {
                 decoded.push(escaped);
                 at += 2;
             }
-            (b'+', None) => decoded.push(b' '),
-            (byte, None) => decoded.push(byte),
+            None => decoded.push(byte),
         }
         at += 1;
     }
@@ -111,7 +112,8 @@ pub(crate) enum Route {
 
 impl Route {
     pub(crate) fn parse(uri: &Uri) -> Self {
-        let segments: Vec<String> = uri.path().split('/').filter(|part| !part.is_empty()).map(decode).collect();
+        let segments: Vec<String> =
+            uri.path().split('/').filter(|part| !part.is_empty()).map(percent_decoded).collect();
         match Target::parse(&segments) {
             Some(target) => Self::Resource(target),
             None => Self::Path(segments),
@@ -192,6 +194,8 @@ mod tests {
         let all = target("/apis/apps/v1/deployments").expect("a resource");
         assert_eq!((all.group.as_str(), all.namespace, all.name), ("apps", None, None));
         assert_eq!(target("/apis/apps/v1"), None);
+        let role = target("/apis/rbac.authorization.k8s.io/v1/clusterroles/a+b%3Ac%+5").expect("a resource");
+        assert_eq!(role.name.as_deref(), Some("a+b:c%+5"), "in a path, a plus is no space");
     }
 
     /// SEMANTICS 63: selectors are percent-decoded.

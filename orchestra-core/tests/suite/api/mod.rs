@@ -9,6 +9,7 @@ mod discovery;
 mod events;
 mod health;
 mod identity;
+mod impersonation;
 mod list;
 mod model;
 mod openapi;
