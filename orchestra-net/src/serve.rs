@@ -30,6 +30,8 @@ pub const CONNECTIONS_MAX: usize = 8_192;
 pub const HANDSHAKE_SECONDS_MAX: u64 = 10;
 /// How long a client may take to send a request's header, and may be silent between two of them.
 pub const HEADER_SECONDS_MAX: u64 = 30;
+/// How many bytes the header of an HTTP/2 request may have, its path included; selectors may be long.
+pub const HEADER_BYTES_MAX: u32 = 128 << 10;
 /// How long the requests in progress may take to finish once a server ends.
 pub const DRAIN_SECONDS_MAX: u64 = 30;
 
@@ -168,6 +170,7 @@ where
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(HEADER_SECONDS_MAX));
     builder.http2().timer(TokioTimer::new()).keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PONG_TIMEOUT);
+    builder.http2().max_header_list_size(HEADER_BYTES_MAX);
     // As agreed in the handshake: to guess from the first bytes would be to wait for them, for ever.
     let builder = if speaks_http2 { builder.http2_only() } else { builder.http1_only() };
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));

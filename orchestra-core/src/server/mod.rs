@@ -309,6 +309,7 @@ impl Inner {
     /// Answers a request, whatever becomes of it: a bug in a handler is one client's 500.
     async fn answer(self: Arc<Self>, parts: Parts, body: Body) -> Response<Body> {
         let begun = Instant::now();
+        let head = parts.method == http::Method::HEAD;
         let routed = self.routed(&parts);
         let labels = routed.labels;
         let span = tracing::info_span!("request", method = %parts.method, path = parts.uri.path());
@@ -321,7 +322,7 @@ impl Inner {
         });
         drop(counted);
         self.metrics.answered(&labels, response.status(), begun);
-        response
+        if head { respond::without_body(response) } else { response }
     }
 
     async fn respond(self: Arc<Self>, parts: Parts, body: Body, routed: Routed) -> Response<Body> {

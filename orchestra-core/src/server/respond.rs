@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use http::{HeaderValue, Response, StatusCode, header, request::Parts};
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use serde_json::{Value, json};
 
@@ -240,6 +240,14 @@ pub(crate) fn json_response(code: StatusCode, body: Bytes) -> Response<Body> {
     let mut response = Response::new(whole(body));
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// The answer to a request for the head alone. Over HTTP/2, nobody else takes the body away.
+pub(crate) fn without_body(response: Response<Body>) -> Response<Body> {
+    let length = response.body().size_hint().exact();
+    let mut response = response.map(|_| Body::default());
+    response.headers_mut().extend(length.map(|length| (header::CONTENT_LENGTH, HeaderValue::from(length))));
     response
 }
 
