@@ -336,7 +336,10 @@ fn workloads() -> Vec<Kind> {
 /// What the cluster itself needs.
 fn cluster() -> Vec<Kind> {
     vec![
-        row::<Lease>("leases", "lease", |_| (), (validation::lease, validation::lease_update), columns::LEASE),
+        Kind {
+            unconditional_update: false,
+            ..row::<Lease>("leases", "lease", |_| (), (validation::lease, validation::lease_update), columns::LEASE)
+        },
         row::<EndpointSlice>(
             "endpointslices",
             "endpointslice",
@@ -346,6 +349,7 @@ fn cluster() -> Vec<Kind> {
         ),
         Kind {
             short_names: &["pdb"],
+            unconditional_update: false,
             subresources: &["status"],
             ..row::<PodDisruptionBudget>(
                 "poddisruptionbudgets",

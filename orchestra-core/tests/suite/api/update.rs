@@ -156,3 +156,23 @@ async fn a_dry_run_of_an_update_changes_nothing() {
     assert_eq!(cluster.put(&format!("{path}?dryRun=All"), &new).await.ok()["data"]["a"], "2");
     assert_eq!(cluster.get(&path).await.ok(), old);
 }
+
+/// SEMANTICS 25: a blind write to a lease would end an election.
+#[tokio::test(start_paused = true)]
+async fn leases_and_budgets_are_updated_only_by_those_who_have_seen_them() {
+    let cluster = Cluster::new();
+    for (path, spec) in [
+        ("/apis/coordination.k8s.io/v1/namespaces/default/leases", json!({ "holderIdentity": "a" })),
+        ("/apis/policy/v1/namespaces/default/poddisruptionbudgets", json!({ "minAvailable": 1 })),
+    ] {
+        let made = cluster.post(path, &json!({ "metadata": { "name": "a" }, "spec": spec })).await.ok();
+        let mut blind = made.clone();
+        blind["metadata"].as_object_mut().expect("metadata").remove("resourceVersion");
+        let reply = cluster.put(&format!("{path}/a"), &blind).await;
+        reply.failed_with(422, "Invalid", "metadata.resourceVersion: Invalid value: 0: must be specified for an update");
+        cluster.put(&format!("{path}/a"), &made).await.ok();
+        // A patch is made of what is there.
+        let patch = json!({ "metadata": { "labels": { "a": "b" } } });
+        cluster.patch(&format!("{path}/a"), MERGE_PATCH, &patch).await.ok();
+    }
+}
