@@ -63,6 +63,7 @@ where
         fields: &[],
         storage: (storage_group, plural),
         unconditional_update: true,
+        returns_deleted: false,
         strategy: Strategy::Plain,
         view: None,
         review: None,
@@ -116,6 +117,7 @@ fn core() -> Vec<Kind> {
         Kind {
             strategy: Strategy::Pod,
             short_names: &["po"],
+            returns_deleted: true,
             categories: &["all"],
             subresources: &["attach", "binding", "eviction", "exec", "log", "status"],
             fields: &[
@@ -132,6 +134,7 @@ fn core() -> Vec<Kind> {
         },
         Kind {
             short_names: &["svc"],
+            returns_deleted: true,
             categories: &["all"],
             subresources: &["status"],
             fields: &["spec.clusterIP", "spec.type"],
@@ -192,6 +195,7 @@ fn core() -> Vec<Kind> {
         },
         Kind {
             short_names: &["sa"],
+            returns_deleted: true,
             subresources: &["token"],
             ..row::<ServiceAccount>(
                 "serviceaccounts",
@@ -371,6 +375,7 @@ fn cluster() -> Vec<Kind> {
         },
         Kind {
             short_names: &["sc"],
+            returns_deleted: true,
             ..row::<StorageClass>(
                 "storageclasses",
                 "storageclass",

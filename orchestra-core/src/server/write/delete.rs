@@ -77,15 +77,19 @@ impl Inner {
         let key = object::key(kind, namespace, name)?;
         for _ in 0..CONFLICT_TRIES {
             let entry = self.store.get(&key).await?.ok_or_else(|| Failure::not_found(kind, name))?;
-            let old = object::decode(&entry.value, entry.modified)?;
+            let mut old = object::decode(&entry.value, entry.modified)?;
             preconditions(kind, name, options, &old)?;
             let Some(mut marked) = self.mark_deleted(kind, old.clone(), options)? else {
                 let mut txn = Txn::delete(key.clone(), entry.modified);
                 self.release_addresses(kind, &old, &mut txn).await?;
-                if dry_run || self.committed(txn).await?.is_some() {
-                    return Ok(Answer::success(kind, name, meta(&old, "uid")));
+                if !dry_run {
+                    let Some(revision) = self.committed(txn).await? else { continue };
+                    object::set_revision(&mut old, revision);
                 }
-                continue;
+                return Ok(match kind.returns_deleted {
+                    true => Answer::object(kind, &old),
+                    false => Answer::success(kind, name, meta(&old, "uid")),
+                });
             };
             let value = object::encode(&mut marked)?;
             if value != entry.value && !dry_run {

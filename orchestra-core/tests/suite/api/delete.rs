@@ -231,3 +231,26 @@ async fn delete_options_that_make_no_sense_are_refused() {
     }
     cluster.get(&path).await.ok();
 }
+
+/// SEMANTICS 28: typed clients decode the answer.
+#[tokio::test(start_paused = true)]
+async fn of_a_pod_a_service_and_their_like_the_last_that_was_is_told() {
+    let cluster = Cluster::new();
+    let account = json!({ "metadata": { "name": "a" } });
+    let class = json!({ "metadata": { "name": "a" }, "provisioner": "acme.com/disk" });
+    for (path, given) in [
+        (PODS, pod("a")),
+        ("/api/v1/namespaces/default/services", json!({ "metadata": { "name": "a" }, "spec": { "ports": [{ "port": 80 }] } })),
+        ("/api/v1/namespaces/default/serviceaccounts", account),
+        ("/apis/storage.k8s.io/v1/storageclasses", class),
+    ] {
+        let mut made = cluster.post(path, &given).await.ok();
+        let path = format!("{path}/a");
+        assert_eq!(cluster.delete(&format!("{path}?dryRun=All")).await.ok(), made);
+        let last = cluster.delete(&path).await.ok();
+        assert!(version(&last) > version(&made), "it tells when it went");
+        made["metadata"]["resourceVersion"] = last["metadata"]["resourceVersion"].clone();
+        assert_eq!(last, made);
+        cluster.get(&path).await.failed(404, "NotFound");
+    }
+}
