@@ -398,7 +398,7 @@ impl Inner {
             ("update", true) => self.update(kind, target, call, write::Part::Spec).await,
             ("patch", true) => self.patch(kind, target, call, write::Part::Spec).await,
             ("delete", true) => self.delete(kind, target, call).await,
-            ("deletecollection", false) if !spans => self.delete_collection(kind, target, call).await,
+            ("deletecollection", false) if !spans && kind.verbs().contains(&"deletecollection") => self.delete_collection(kind, target, call).await,
             _ => Err(Failure::method_not_allowed()),
         }
     }

@@ -81,9 +81,11 @@ impl Kind {
 
     /// What can be done with its objects.
     pub(crate) fn verbs(&self) -> &'static [&'static str] {
-        match self.review {
-            Some(_) => &["create"],
-            None => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        match (self.review, self.strategy) {
+            (Some(_), _) => &["create"],
+            // To empty the whole cluster takes more than one request.
+            (None, Strategy::Namespace) => &["create", "delete", "get", "list", "patch", "update", "watch"],
+            (None, _) => &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
         }
     }
 

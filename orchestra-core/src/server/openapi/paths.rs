@@ -27,15 +27,15 @@ pub(super) fn paths(served: &[&Served], form: Form) -> Map<String, Value> {
             paths.insert(format!("{base}/{}", one.resource), everywhere);
         }
         let common = writer.path_parameters(&["namespace"][..usize::from(namespaced)]);
-        paths.insert(
-            collection.clone(),
-            json!({
-                "parameters": common,
-                "get": writer.operation("list", &["continue", "fieldSelector", "labelSelector", "limit", "watch"]),
-                "post": writer.operation("post", &["dryRun", "fieldManager", "fieldValidation"]),
-                "delete": writer.operation("deletecollection", &["dryRun", "fieldSelector", "labelSelector"]),
-            }),
-        );
+        let mut all = json!({
+            "parameters": common,
+            "get": writer.operation("list", &["continue", "fieldSelector", "labelSelector", "limit", "watch"]),
+            "post": writer.operation("post", &["dryRun", "fieldManager", "fieldValidation"]),
+        });
+        if one.verbs.contains(&"deletecollection") {
+            all["delete"] = writer.operation("deletecollection", &["dryRun", "fieldSelector", "labelSelector"]);
+        }
+        paths.insert(collection.clone(), all);
         let names: &[&str] = if namespaced { &["name", "namespace"] } else { &["name"] };
         let common = writer.path_parameters(names);
         let mut object = writer.object(&common);

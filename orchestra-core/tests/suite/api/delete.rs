@@ -254,3 +254,16 @@ async fn of_a_pod_a_service_and_their_like_the_last_that_was_is_told() {
         cluster.get(&path).await.failed(404, "NotFound");
     }
 }
+
+/// SEMANTICS 29 and 66.
+#[tokio::test(start_paused = true)]
+async fn all_namespaces_at_once_are_not_deleted() {
+    let cluster = Cluster::new();
+    cluster.delete(NAMESPACES).await.failed(405, "MethodNotAllowed");
+    let core = cluster.get("/api/v1").await.ok();
+    for resource in core["resources"].as_array().expect("resources") {
+        let verbs = resource["verbs"].as_array().expect("verbs");
+        let whole = verbs.contains(&json!("list")) && resource["name"] != "namespaces";
+        assert_eq!(verbs.contains(&json!("deletecollection")), whole, "{resource}");
+    }
+}
