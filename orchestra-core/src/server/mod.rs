@@ -263,11 +263,21 @@ impl Call {
     }
 
     fn dry_run(&self) -> Result<bool> {
-        write::is_dry_run(self.query.values("dryRun"))
+        write::is_dry_run(self.options(), self.query.values("dryRun"))
     }
 
     fn field_validation(&self) -> Result<write::FieldValidation> {
-        write::FieldValidation::parse(self.query.value("fieldValidation"))
+        write::FieldValidation::parse(self.options(), self.query.value("fieldValidation"))
+    }
+
+    /// The kind of its options, as errors name it.
+    fn options(&self) -> &'static str {
+        match self.verb {
+            "create" => "CreateOptions",
+            "patch" => "PatchOptions",
+            "update" => "UpdateOptions",
+            _ => "DeleteOptions",
+        }
     }
 }
 

@@ -103,7 +103,8 @@ pub(crate) enum FieldValidation {
 }
 
 impl FieldValidation {
-    pub(crate) fn parse(text: &str) -> Result<Self> {
+    /// Reads it in options of the kind `options`.
+    pub(crate) fn parse(options: &str, text: &str) -> Result<Self> {
         match text {
             "Ignore" => Ok(Self::Ignore),
             "" | "Warn" => Ok(Self::Warn),
@@ -111,7 +112,7 @@ impl FieldValidation {
             other => {
                 let supported = ["Ignore", "Strict", "Warn"];
                 let error = FieldError::not_supported(&Path::root("fieldValidation"), other, &supported);
-                Err(Failure::invalid_options("WriteOptions", &[error]))
+                Err(Failure::invalid_options(options, &[error]))
             }
         }
     }
@@ -131,12 +132,12 @@ impl FieldValidation {
 }
 
 /// Whether a write is to be tried only; its options may say so more than once.
-pub(crate) fn is_dry_run<'a>(values: impl IntoIterator<Item = &'a str>) -> Result<bool> {
+pub(crate) fn is_dry_run<'a>(options: &str, values: impl IntoIterator<Item = &'a str>) -> Result<bool> {
     let mut dry_run = false;
     for value in values {
         if !matches!(value, "" | "All") {
             let error = FieldError::not_supported(&Path::root("dryRun"), value, &["All"]);
-            return Err(Failure::invalid_options("WriteOptions", &[error]));
+            return Err(Failure::invalid_options(options, &[error]));
         }
         dry_run |= value == "All";
     }

@@ -447,3 +447,25 @@ async fn a_request_for_the_head_alone_gets_no_body() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn options_that_are_wrong_are_called_by_their_kind() {
+    let cluster = Cluster::new();
+    cluster.post(CONFIG_MAPS, &config_map("a")).await.ok();
+    let body = config_map("a").to_string();
+    let one = format!("{CONFIG_MAPS}/a");
+    for (method, path, media, options) in [
+        (Method::POST, CONFIG_MAPS, JSON, "CreateOptions"),
+        (Method::PUT, &one, JSON, "UpdateOptions"),
+        (Method::PATCH, &one, MERGE_PATCH, "PatchOptions"),
+        (Method::DELETE, &one, JSON, "DeleteOptions"),
+    ] {
+        let wrong = if method == Method::DELETE { &["dryRun"][..] } else { &["dryRun", "fieldValidation"] };
+        let body = if method == Method::DELETE { "" } else { &body };
+        for option in wrong {
+            let reply = cluster.send(method.clone(), &format!("{path}?{option}=Maybe"), media, body.to_owned()).await;
+            let words = format!("{options}.meta.k8s.io \"\" is invalid: {option}: Unsupported value: \"Maybe\"");
+            reply.failed_with(422, "Invalid", &words);
+        }
+    }
+}
