@@ -19,6 +19,19 @@ use crate::{
 
 /// The namespaces that exist without anybody's doing.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// The priority classes of what a cluster can't do without: name, value, and what for; as Kubernetes has them.
+const PRIORITY_CLASSES: [(&str, i32, &str); 2] = [
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+];
 /// Where the key of continue tokens is; no resource is there.
 const TOKEN_KEY: [&str; 3] = ["server", "keys", "continue"];
 /// What a start waits before it asks an unavailable store again.
@@ -29,6 +42,10 @@ impl Inner {
     pub(super) async fn bootstrap(&self) {
         for namespace in NAMESPACES {
             self.ensure("", "v1", "namespaces", json!({ "metadata": { "name": namespace } })).await;
+        }
+        for (name, value, description) in PRIORITY_CLASSES {
+            let class = json!({ "metadata": { "name": name }, "value": value, "description": description });
+            self.ensure("scheduling.k8s.io", "v1", "priorityclasses", class).await;
         }
         let address = self.ranges.first_address().to_string();
         let service = json!({

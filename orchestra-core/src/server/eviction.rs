@@ -31,7 +31,8 @@ impl Inner {
             return Err(Failure::bad_request("name in URL does not match name in Eviction object"));
         }
         let mut options = eviction.delete_options.unwrap_or_default();
-        let dry_run = call.dry_run()? || is_dry_run("DeleteOptions", options.dry_run.iter().flatten().map(String::as_str))?;
+        let dry_run =
+            call.dry_run()? || is_dry_run("DeleteOptions", options.dry_run.iter().flatten().map(String::as_str))?;
         let pod = self.current(kind, target).await?;
         let phase = pod.get("status").and_then(|status| status.get("phase")).and_then(Value::as_str);
         // What doesn't run yet, or no more, is nobody's disruption.

@@ -18,6 +18,7 @@ mod node_proxy;
 mod object;
 pub mod openapi;
 mod patch;
+mod priority;
 mod protobuf;
 mod read;
 mod registry;
@@ -408,7 +409,9 @@ impl Inner {
             ("update", true) => self.update(kind, target, call, write::Part::Spec).await,
             ("patch", true) => self.patch(kind, target, call, write::Part::Spec).await,
             ("delete", true) => self.delete(kind, target, call).await,
-            ("deletecollection", false) if !spans && kind.verbs().contains(&"deletecollection") => self.delete_collection(kind, target, call).await,
+            ("deletecollection", false) if !spans && kind.verbs().contains(&"deletecollection") => {
+                self.delete_collection(kind, target, call).await
+            }
             _ => Err(Failure::method_not_allowed()),
         }
     }

@@ -100,8 +100,6 @@ fn prepare_pod(object: &mut Object) {
     spec.entry("serviceAccountName").or_insert_with(|| "default".into());
     let account = spec["serviceAccountName"].clone();
     spec.insert("serviceAccount".into(), account);
-    spec.entry("priority").or_insert_with(|| 0.into());
-    spec.entry("preemptionPolicy").or_insert_with(|| "PreemptLowerPriority".into());
     let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
     if let Some(tolerations) = tolerations.as_array_mut() {
         for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {

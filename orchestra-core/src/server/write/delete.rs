@@ -23,14 +23,16 @@ use super::{CONFLICT_TRIES, is_dry_run, now_text};
 impl Inner {
     pub(crate) async fn delete(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
         let options = self.delete_options(&mut call).await?;
-        let dry_run = call.dry_run()? || is_dry_run("DeleteOptions", options.dry_run.iter().flatten().map(String::as_str))?;
+        let dry_run =
+            call.dry_run()? || is_dry_run("DeleteOptions", options.dry_run.iter().flatten().map(String::as_str))?;
         let name = target.name.as_deref().unwrap_or_default();
         self.delete_object(kind, target.namespace.as_deref().unwrap_or_default(), name, &options, dry_run).await
     }
 
     pub(crate) async fn delete_collection(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
         let options = self.delete_options(&mut call).await?;
-        let dry_run = call.dry_run()? || is_dry_run("DeleteOptions", options.dry_run.iter().flatten().map(String::as_str))?;
+        let dry_run =
+            call.dry_run()? || is_dry_run("DeleteOptions", options.dry_run.iter().flatten().map(String::as_str))?;
         let selection = Selection::parse(kind, &call.query, None)?;
         self.reach(self.store.revision().await?).await?;
         let view = self.cache.view(&kind.shelf(), &object::prefix(kind, target.namespace.as_deref())?);

@@ -240,7 +240,10 @@ async fn of_a_pod_a_service_and_their_like_the_last_that_was_is_told() {
     let class = json!({ "metadata": { "name": "a" }, "provisioner": "acme.com/disk" });
     for (path, given) in [
         (PODS, pod("a")),
-        ("/api/v1/namespaces/default/services", json!({ "metadata": { "name": "a" }, "spec": { "ports": [{ "port": 80 }] } })),
+        (
+            "/api/v1/namespaces/default/services",
+            json!({ "metadata": { "name": "a" }, "spec": { "ports": [{ "port": 80 }] } }),
+        ),
         ("/api/v1/namespaces/default/serviceaccounts", account),
         ("/apis/storage.k8s.io/v1/storageclasses", class),
     ] {

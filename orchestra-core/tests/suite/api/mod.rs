@@ -14,6 +14,7 @@ mod list;
 mod model;
 mod openapi;
 mod patch;
+mod priority;
 mod protobuf;
 mod rbac;
 mod review;

@@ -169,7 +169,11 @@ async fn leases_and_budgets_are_updated_only_by_those_who_have_seen_them() {
         let mut blind = made.clone();
         blind["metadata"].as_object_mut().expect("metadata").remove("resourceVersion");
         let reply = cluster.put(&format!("{path}/a"), &blind).await;
-        reply.failed_with(422, "Invalid", "metadata.resourceVersion: Invalid value: 0: must be specified for an update");
+        reply.failed_with(
+            422,
+            "Invalid",
+            "metadata.resourceVersion: Invalid value: 0: must be specified for an update",
+        );
         cluster.put(&format!("{path}/a"), &made).await.ok();
         // A patch is made of what is there.
         let patch = json!({ "metadata": { "labels": { "a": "b" } } });
