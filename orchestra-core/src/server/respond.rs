@@ -21,6 +21,11 @@ use crate::{
     store::Revision,
 };
 
+/// How much of a warning is sent.
+const WARNING_CHARS_MAX: usize = 256;
+/// How much is sent of all the warnings of a request.
+const WARNINGS_CHARS_MAX: usize = 4 * 1024;
+
 /// The form of objects that a client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -169,9 +174,8 @@ pub(crate) fn render(inner: &Inner, accept: Accept, answer: Answer) -> Response<
                 None => encoded,
             };
             let mut response = json_response(code, encoded);
-            for warning in warnings {
-                let header = format!("299 - {}", Value::from(warning));
-                response.headers_mut().extend(HeaderValue::from_str(&header).map(|value| (header::WARNING, value)));
+            for value in warning_headers(&warnings) {
+                response.headers_mut().append(header::WARNING, value);
             }
             response
         }
@@ -193,6 +197,16 @@ pub(crate) fn render(inner: &Inner, accept: Accept, answer: Answer) -> Response<
             json_response(StatusCode::OK, body)
         }
     }
+}
+
+/// Warnings as headers, within what Kubernetes allows them: clients refuse an answer whose headers are too long.
+fn warning_headers(warnings: &[String]) -> impl Iterator<Item = HeaderValue> {
+    let mut left = WARNINGS_CHARS_MAX;
+    warnings.iter().map_while(move |warning| {
+        let warning: String = warning.chars().take(WARNING_CHARS_MAX).collect();
+        left = left.checked_sub(warning.chars().count())?;
+        HeaderValue::try_from(format!("299 - {}", Value::from(warning))).ok()
+    })
 }
 
 /// One object in the form asked for.

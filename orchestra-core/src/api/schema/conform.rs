@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::{Arena, Schema, Type};
+use super::{Arena, Schema, Type, parse::PROBLEMS_MAX};
 
 /// Why an object can't be one of its kind, as Go's decoder says it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -41,7 +41,7 @@ pub enum DecodeError {
 
 impl Schema {
     /// Checks the types of an object, removes what its kind does not have, and returns that as
-    /// `unknown field "spec.containers[0].imag"`, in the order of the keys.
+    /// `unknown field "spec.containers[0].imag"`, in the order of the keys; of very many, the first hundred.
     ///
     /// Afterwards the object decodes into the type the schema is of. Null fields are removed, and quantities given as
     /// numbers become strings, as they do on Kubernetes.
@@ -93,19 +93,18 @@ impl Walk<'_> {
     fn object(&mut self, index: u32, map: &mut Map<String, Value>) -> Result<(), DecodeError> {
         let arena = self.arena;
         let object = arena.object(index);
-        let mut unknown = Vec::new();
         for (name, value) in map.iter_mut() {
             self.path.push(Step::Field(name.clone()));
             match object.field(name) {
                 Some(field) => self.value(field, value, &object.name)?,
-                None => {
+                None if self.unknown.len() < PROBLEMS_MAX => {
                     self.unknown.push(format!("unknown field \"{}\"", self.place()));
-                    unknown.push(name.clone());
                 }
+                None => {}
             }
             self.path.pop();
         }
-        map.retain(|name, value| !value.is_null() && !unknown.contains(name));
+        map.retain(|name, value| !value.is_null() && object.field(name).is_some());
         for name in &object.required_times {
             if !map.contains_key(&**name) {
                 self.path.push(Step::Field(name.to_string()));

@@ -9,6 +9,9 @@ use thiserror::Error;
 /// The most levels of objects and lists in one another that a body may have; `serde_json` would stop at 127.
 pub const DEPTH_MAX: usize = 100;
 
+/// How many fields that are unknown, or given twice, are named of one body; as in Kubernetes.
+pub(crate) const PROBLEMS_MAX: usize = 100;
+
 /// Why a body is not JSON.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -24,7 +27,8 @@ pub enum ParseError {
     Syntax(String),
 }
 
-/// Reads one JSON value, and says which keys occur twice in their object: `duplicate field "spec.replicas"`.
+/// Reads one JSON value, and says which keys occur twice in their object: `duplicate field "spec.replicas"`. Of very many
+/// it names the first hundred.
 ///
 /// Of such keys the last value stands, as in Go.
 ///
@@ -131,7 +135,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
         while let Some(key) = access.next_key::<String>()? {
             let dot = if self.0.path.is_empty() { "" } else { "." };
             let value = self.0.at(format_args!("{dot}{key}"), |reader| {
-                if object.contains_key(&key) {
+                if object.contains_key(&key) && reader.duplicates.len() < PROBLEMS_MAX {
                     reader.duplicates.push(format!("duplicate field \"{}\"", reader.path));
                 }
                 access.next_value_seed(Seed(reader))

@@ -469,3 +469,25 @@ async fn options_that_are_wrong_are_called_by_their_kind() {
         }
     }
 }
+
+/// SEMANTICS 35: what one request says too much does not keep the others waiting.
+#[tokio::test(start_paused = true)]
+async fn of_fields_without_end_the_first_are_named() {
+    let cluster = Cluster::new();
+    let unknown: Vec<_> = (0..100_000).map(|at| format!("\"u{at}\":1")).collect();
+    let twice = vec!["\"b\":\"1\""; 100_000];
+    for (name, body, word) in [
+        ("a", format!("{{\"metadata\":{{\"name\":\"a\"}},{}}}", unknown.join(",")), "unknown field"),
+        ("b", format!("{{\"metadata\":{{\"name\":\"b\"}},\"data\":{{{}}}}}", twice.join(",")), "duplicate field"),
+    ] {
+        let strict = format!("{CONFIG_MAPS}?fieldValidation=Strict");
+        let refused = cluster.send(Method::POST, &strict, JSON, body.clone()).await;
+        refused.failed(400, "BadRequest");
+        assert_eq!(refused.text().matches(word).count(), 100);
+        let made = cluster.send(Method::POST, CONFIG_MAPS, JSON, body).await;
+        assert_eq!(made.ok()["metadata"]["name"], name);
+        let warnings: Vec<_> = made.headers.get_all(header::WARNING).iter().collect();
+        assert!(warnings.iter().all(|warning| warning.to_str().is_ok_and(|text| text.contains(word))));
+        assert!((50..=100).contains(&warnings.len()), "{}", warnings.len());
+    }
+}
