@@ -4,9 +4,11 @@
 pub mod columns;
 #[cfg(feature = "server")]
 pub mod defaults;
+pub mod pod;
 pub mod quantity;
 #[cfg(feature = "server")]
 pub mod schema;
 pub mod selector;
+pub mod share;
 #[cfg(feature = "server")]
 pub mod validation;

@@ -18,11 +18,15 @@ use k8s_openapi::{
         util::intstr::IntOrString,
     },
 };
-use kube::{Client, Resource, ResourceExt as _};
+use kube::{Client, ResourceExt as _};
 
-use super::{Parts, replica_set::is_ready, write_status};
+use super::{Parts, claim::controller_of, write_status};
 use crate::{
-    api::selector::LabelSelector,
+    api::{
+        pod::is_ready,
+        selector::LabelSelector,
+        share::{Rounding, share},
+    },
     clock::{Clock, Timestamp},
     controller::{Action, Controller, Error, ObjectKey, Runner},
     informer::{Change, Lister},
@@ -54,8 +58,8 @@ pub fn plan(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], wanted: i32, now: T
 
     let selected = i32::try_from(pods.len()).unwrap_or(i32::MAX);
     let (expected_pods, desired_healthy) = match (&spec.max_unavailable, &spec.min_available) {
-        (Some(unavailable), _) => (wanted, wanted - scaled_up(unavailable, wanted).min(wanted)),
-        (None, Some(available @ IntOrString::String(_))) => (wanted, scaled_up(available, wanted)),
+        (Some(unavailable), _) => (wanted, wanted - share(unavailable, wanted, Rounding::Up).min(wanted)),
+        (None, Some(available @ IntOrString::String(_))) => (wanted, share(available, wanted, Rounding::Up)),
         (None, Some(IntOrString::Int(available))) => (selected, *available),
         (None, None) => (selected, 0),
     };
@@ -76,17 +80,6 @@ pub fn plan(budget: &PodDisruptionBudget, pods: &[Arc<Pod>], wanted: i32, now: T
             observed_generation: budget.metadata.generation,
         },
         look_again_after: look_again_after.map(|seconds| Duration::from_secs(seconds.unsigned_abs())),
-    }
-}
-
-/// The number of pods that a bound comes to; a share of them is rounded up.
-fn scaled_up(bound: &IntOrString, of: i32) -> i32 {
-    match bound {
-        IntOrString::Int(number) => *number,
-        IntOrString::String(share) => {
-            let percent: i64 = share.trim_end_matches('%').parse().unwrap_or(0);
-            i32::try_from((percent * i64::from(of) + 99) / 100).unwrap_or(i32::MAX)
-        }
     }
 }
 
@@ -221,10 +214,6 @@ impl Disruption {
         };
         (uid.as_deref() == Some(&owner.uid)).then(|| (owner.uid.clone(), replicas.unwrap_or(1)))
     }
-}
-
-fn controller_of<K: Resource>(object: &K) -> Option<&OwnerReference> {
-    object.meta().owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
 }
 
 #[cfg(test)]

@@ -19,12 +19,9 @@ use kube::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{
-    Parts,
-    claim::controlled_by,
-    replica_set::{is_ready, phase},
-};
+use super::{Parts, claim::controlled_by};
 use crate::{
+    api::pod::{has_ended, is_ready},
     controller::{Action, Controller, Error, ObjectKey, Runner},
     informer::{Change, Lister},
 };
@@ -69,7 +66,7 @@ pub fn slices(service: &Service, pods: &[Arc<Pod>]) -> Option<Vec<EndpointSlice>
 fn endpoint(service: &Service, pod: &Pod, unready: bool) -> Option<Endpoint> {
     let status = pod.status.as_ref()?;
     let address = status.pod_ip.clone().filter(|address| !address.is_empty())?;
-    if matches!(phase(pod), "Succeeded" | "Failed") {
+    if has_ended(pod) {
         return None;
     }
     let (serving, terminating) = (is_ready(pod), pod.metadata.deletion_timestamp.is_some());

@@ -21,8 +21,9 @@ use kube::{
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Parts, replica_set::is_ready};
+use super::Parts;
 use crate::{
+    api::pod::is_ready,
     clock::{Clock, Timestamp},
     controller::{Action, Controller, Error, ObjectKey, Recorder, Runner, Severity},
     informer::{Change, Lister},

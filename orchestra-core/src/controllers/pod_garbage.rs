@@ -19,8 +19,9 @@ use kube::{
 use serde_json::json;
 use tokio::time::Instant;
 
-use super::{Parts, replica_set::phase};
+use super::Parts;
 use crate::{
+    api::pod::has_ended,
     clock::{Clock, Timestamp},
     controller::{Action, Controller, Error, ObjectKey, Runner},
     informer::{Change, Lister},
@@ -49,10 +50,6 @@ pub fn plan(pods: &[Arc<Pod>], gone: &BTreeSet<String>, ended_max: usize) -> Vec
 
 fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|name| !name.is_empty())
-}
-
-fn has_ended(pod: &Pod) -> bool {
-    matches!(phase(pod), "Succeeded" | "Failed")
 }
 
 struct PodGarbage {
@@ -173,6 +170,7 @@ mod tests {
     use serde_json::json;
 
     use super::plan;
+    use crate::api::pod::phase;
 
     proptest! {
         #[test]
@@ -187,10 +185,10 @@ mod tests {
             let gone = BTreeSet::from(["n2".to_owned()]);
             let cleared = plan(&pods, &gone, max);
             let kept: Vec<_> = pods.iter().filter(|pod| !cleared.contains(&crate::controller::ObjectKey::of(&***pod))).collect();
-            prop_assert!(kept.iter().filter(|pod| super::phase(pod) != "Running").count() <= max);
+            prop_assert!(kept.iter().filter(|pod| phase(pod) != "Running").count() <= max);
             for pod in &pods {
                 let here = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) != Some("n2");
-                if here && super::phase(pod) == "Running" {
+                if here && phase(pod) == "Running" {
                     prop_assert!(!cleared.contains(&crate::controller::ObjectKey::of(&**pod)));
                 }
             }

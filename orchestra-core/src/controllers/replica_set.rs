@@ -24,7 +24,10 @@ use super::{
     write_status,
 };
 use crate::{
-    api::selector::LabelSelector,
+    api::{
+        pod::{is_active, is_ready, ready_since},
+        selector::LabelSelector,
+    },
     clock::{Clock, Timestamp},
     controller::{Action, Controller, Error, ObjectKey, Recorder, Runner, Severity},
     informer::{Cached, Change, Lister},
@@ -120,26 +123,6 @@ fn message(error: &Error) -> String {
         Some(kube::Error::Api(status)) => status.message.clone(),
         _ => source.map_or_else(|| error.to_string(), ToString::to_string),
     }
-}
-
-pub(crate) fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
-}
-
-/// Whether a pod counts: it has not ended, and is not on its way out.
-pub(crate) fn is_active(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_none() && !matches!(phase(pod), "Succeeded" | "Failed")
-}
-
-pub(crate) fn is_ready(pod: &Pod) -> bool {
-    ready_since(pod).is_some()
-}
-
-/// Since when a pod is ready.
-fn ready_since(pod: &Pod) -> Option<Timestamp> {
-    let conditions = pod.status.as_ref()?.conditions.as_deref()?;
-    let ready = conditions.iter().find(|condition| condition.type_ == "Ready" && condition.status == "True")?;
-    Some(ready.last_transition_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0))
 }
 
 fn is_available(pod: &Pod, min_ready_seconds: i64, now: Timestamp) -> bool {

@@ -29,6 +29,7 @@ use super::{
     wording,
 };
 use crate::{
+    api::pod::has_ended,
     clock::Clock,
     controller::{LeaderElection, Recorder, Severity},
     informer::{Change, Informers, Lister, ObjectKey},
@@ -344,11 +345,6 @@ fn view(pod: &Pod) -> PodView {
 
 fn is_bound(pod: &Pod) -> bool {
     pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_ref().is_some_and(|name| !name.is_empty()))
-}
-
-fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 fn is_gated(pod: &Pod) -> bool {

@@ -11,7 +11,7 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity as ApiQuantity,
 };
 
-use crate::api::quantity::Quantity;
+use crate::api::{pod::has_ended, quantity::Quantity};
 
 /// A node's place in a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -273,10 +273,6 @@ pub struct Snapshot {
 impl Snapshot {
     /// Makes a snapshot of a cluster as its objects say: pods that have ended take nothing, and are left out.
     pub fn of<'a>(nodes: impl IntoIterator<Item = &'a Node>, pods: impl IntoIterator<Item = &'a Pod>) -> Self {
-        let has_ended = |pod: &&Pod| {
-            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-            matches!(phase, Some("Succeeded" | "Failed"))
-        };
         let pods = pods.into_iter().filter(|pod| !has_ended(pod)).map(|pod| {
             // A bound pod doesn't choose its node any more.
             let mut view = PodView::of(pod);

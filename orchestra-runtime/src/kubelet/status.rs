@@ -7,6 +7,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
+use orchestra_core::api::pod::quality_of_service;
 use orchestra_core::runtime::{ContainerState, ContainerStatus, ExitReason};
 
 use super::admission::Rejection;
@@ -57,7 +58,7 @@ pub(super) fn pod_status(view: &View<'_>, node: NodeFacts<'_>) -> PodStatus {
         start_time: before.start_time.or(Some(Time(view.now))),
         reason: if overdue { Some("DeadlineExceeded".into()) } else { before.reason.clone() },
         message: if overdue { Some(OVERDUE.into()) } else { before.message.clone() },
-        qos_class: Some(qos_class(spec).into()),
+        qos_class: Some(quality_of_service(spec).into()),
         container_statuses: Some(mains),
         init_container_statuses: (!inits.is_empty()).then_some(inits),
         observed_generation: view.pod.metadata.generation,
@@ -74,7 +75,7 @@ pub(super) fn rejected(view: &View<'_>, rejection: &Rejection, node: NodeFacts<'
         start_time: Some(Time(view.now)),
         host_ip: Some(node.address.into()),
         host_ips: Some(vec![HostIP { ip: node.address.into() }]),
-        qos_class: view.pod.spec.as_ref().map(|spec| qos_class(spec).into()),
+        qos_class: view.pod.spec.as_ref().map(|spec| quality_of_service(spec).into()),
         observed_generation: view.pod.metadata.generation,
         ..view.pod.status.clone().unwrap_or_default()
     }
@@ -282,27 +283,6 @@ fn conditions(
     let others: Vec<_> = before.iter().filter(|condition| !is_own(condition)).cloned().collect();
     all.extend(others);
     all
-}
-
-/// The quality-of-service class: `Guaranteed` if every container's limits are set and are its requests, `BestEffort` if
-/// none asks for anything.
-fn qos_class(spec: &PodSpec) -> &'static str {
-    let mut any = false;
-    let mut guaranteed = true;
-    for (_, container) in containers(spec) {
-        let resources = container.resources.clone().unwrap_or_default();
-        let (requests, limits) = (resources.requests.unwrap_or_default(), resources.limits.unwrap_or_default());
-        for resource in ["cpu", "memory"] {
-            let (request, limit) = (requests.get(resource), limits.get(resource));
-            any |= request.is_some() || limit.is_some();
-            guaranteed &= limit.is_some() && (request.is_none() || request == limit);
-        }
-    }
-    match (any, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-    }
 }
 
 #[cfg(test)]

@@ -20,11 +20,11 @@ use serde_json::json;
 use super::{
     Parts,
     claim::{claim, controller_of},
-    replica_set::{phase, selecting},
+    replica_set::selecting,
     write_status,
 };
 use crate::{
-    api::selector::LabelSelector,
+    api::{pod::has_ended, selector::LabelSelector},
     clock::Clock,
     controller::{Action, Controller, Error, ObjectKey, Recorder, Runner, Severity},
     informer::{self, Lister},
@@ -75,10 +75,6 @@ pub fn controller(parts: &Parts) -> impl Controller + use<> {
         clock: Arc::clone(&parts.clock),
         recorder: parts.recorder("deployment-controller"),
     }
-}
-
-fn has_ended(pod: &Pod) -> bool {
-    matches!(phase(pod), "Succeeded" | "Failed")
 }
 
 #[async_trait]

@@ -9,6 +9,7 @@ use k8s_openapi::{
 use kube::ResourceExt as _;
 
 use super::plan::created;
+use crate::api::share::{Rounding, share};
 
 /// The size of the deployment when a set was last resized: by it a change of size is told from a rollout.
 pub(super) const DESIRED_ANNOTATION: &str = "deployment.kubernetes.io/desired-replicas";
@@ -51,9 +52,9 @@ pub(super) fn bounds(spec: &DeploymentSpec) -> (i32, i32) {
     }
     let rolling = spec.strategy.as_ref().and_then(|strategy| strategy.rolling_update.as_ref());
     let quarter = IntOrString::String("25%".into());
-    let surge = share(rolling.and_then(|rolling| rolling.max_surge.as_ref()).unwrap_or(&quarter), wanted, true);
+    let surge = share(rolling.and_then(|rolling| rolling.max_surge.as_ref()).unwrap_or(&quarter), wanted, Rounding::Up);
     let unavailable =
-        share(rolling.and_then(|rolling| rolling.max_unavailable.as_ref()).unwrap_or(&quarter), wanted, false);
+        share(rolling.and_then(|rolling| rolling.max_unavailable.as_ref()).unwrap_or(&quarter), wanted, Rounding::Down);
     if surge == 0 && unavailable == 0 { (0, 1.min(wanted)) } else { (surge, unavailable.min(wanted)) }
 }
 
@@ -75,18 +76,6 @@ fn running(set: &ReplicaSet) -> i32 {
 
 fn available(set: &ReplicaSet) -> i32 {
     set.status.as_ref().and_then(|status| status.available_replicas).unwrap_or(0)
-}
-
-fn share(value: &IntOrString, of: i32, up: bool) -> i32 {
-    match value {
-        IntOrString::Int(count) => (*count).max(0),
-        IntOrString::String(text) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let scaled = percent.saturating_mul(i64::from(of));
-            let share = if up { scaled.saturating_add(99) / 100 } else { scaled / 100 };
-            i32::try_from(share).unwrap_or(i32::MAX).max(0)
-        }
-    }
 }
 
 /// One step of a rolling update: the sizes of `old`, then of the newest.

@@ -5,8 +5,10 @@ use std::{cmp::Ordering, collections::BTreeMap};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 
-use super::{phase, ready_since};
-use crate::clock::Timestamp;
+use crate::{
+    api::pod::{phase, ready_since},
+    clock::Timestamp,
+};
 
 const DELETION_COST_ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
 

@@ -3,7 +3,7 @@
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use serde_json::{Value, json};
 
-use crate::api::defaults;
+use crate::api::{defaults, pod::quality_of_service};
 use crate::server::object::{Object, finalizers, is_terminating, meta_mut};
 
 /// How the objects of a kind live.
@@ -113,29 +113,8 @@ fn prepare_pod(object: &mut Object) {
             }
         }
     }
-    let quality = serde_json::from_value::<Pod>(Value::Object(object.clone())).map(|pod| quality_of_service(&pod));
-    object.insert("status".into(), json!({ "phase": "Pending", "qosClass": quality.unwrap_or("BestEffort") }));
+    let pod = serde_json::from_value::<Pod>(Value::Object(object.clone())).unwrap_or_default();
+    let quality = quality_of_service(&pod.spec.unwrap_or_default());
+    object.insert("status".into(), json!({ "phase": "Pending", "qosClass": quality }));
     meta_mut(object);
-}
-
-/// The pod's quality of service class: guaranteed if every container's limits are its requests, best effort if nobody
-/// asks for anything.
-fn quality_of_service(pod: &Pod) -> &'static str {
-    let Some(spec) = &pod.spec else { return "BestEffort" };
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    let (mut any, mut guaranteed) = (false, true);
-    for container in containers {
-        let resources = container.resources.as_ref();
-        for name in ["cpu", "memory"] {
-            let request = resources.and_then(|resources| resources.requests.as_ref()?.get(name));
-            let limit = resources.and_then(|resources| resources.limits.as_ref()?.get(name));
-            any |= request.is_some() || limit.is_some();
-            guaranteed &= limit.is_some() && (request.is_none() || request == limit);
-        }
-    }
-    match (any, guaranteed) {
-        (false, _) => "BestEffort",
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-    }
 }
