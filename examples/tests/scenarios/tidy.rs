@@ -131,6 +131,9 @@ fn every_law_has_a_conformance_test_and_every_test_a_law() {
         if laws.is_empty() || suite.is_empty() {
             faults.push(format!("{contract}: no laws, or no conformance suite"));
         }
+        if laws.iter().zip(1..).any(|(law, at)| *law != at) {
+            faults.push(format!("{contract}: laws are numbered {laws:?}"));
+        }
         let cited = cited_laws(&suite);
         faults.extend(
             laws.iter().filter(|law| !cited.contains(law)).map(|law| format!("{contract}: law {law} untested")),
@@ -138,6 +141,49 @@ fn every_law_has_a_conformance_test_and_every_test_a_law() {
         faults.extend(cited.iter().filter(|law| !laws.contains(law)).map(|law| format!("{contract}: no law {law}")));
     }
     assert!(faults.is_empty(), "{faults:#?}");
+}
+
+/// An example is found by the README, and run by what its head says.
+#[test]
+fn the_readme_names_every_example_and_each_head_gives_its_command() {
+    let readme = read(&root().join("README.md"));
+    let mut faults = Vec::new();
+    for path in sources().iter().filter(|path| path.parent() == Some(&root().join("examples"))) {
+        let name = path.file_stem().expect("a source has a name").to_string_lossy();
+        if !readme.contains(&format!("`{name}`")) {
+            faults.push(format!("README.md does not name {name}"));
+        }
+        let text = read(path);
+        let head = text.lines().take_while(|line| line.starts_with("//!"));
+        let command = format!("//!     cargo run --example {name}");
+        if !head.map(|line| line.split(" -- ").next().unwrap_or(line)).any(|line| line == command) {
+            faults.push(format!("the head of {name} gives no command"));
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+}
+
+#[test]
+fn every_crate_has_a_readme_that_its_docs_test() {
+    for name in CRATES {
+        assert!(read(&root().join(name).join("README.md")).starts_with(&format!("# {name}\n")), "{name}");
+        let lib = read(&root().join(name).join("src/lib.rs"));
+        assert!(lib.contains("#[doc = include_str!(\"../README.md\")]"), "{name} does not test its README");
+    }
+}
+
+#[test]
+fn nothing_is_left_to_do_in_a_comment() {
+    let marks = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:")];
+    let left: Vec<_> = sources()
+        .iter()
+        .flat_map(|path| {
+            let (name, text) = (relative(path), read(path));
+            let lines = text.lines().enumerate().filter(|(_, line)| marks.iter().any(|mark| line.contains(mark)));
+            lines.map(|(at, _)| format!("{name}:{}", at + 1)).collect::<Vec<_>>()
+        })
+        .collect();
+    assert!(left.is_empty(), "{left:#?}");
 }
 
 fn laws(text: &str) -> Vec<u32> {
