@@ -3,7 +3,7 @@
 //! A cluster is a store, an API server over it, and loops that read and write the API: controllers, a scheduler, a
 //! kubelet for each node, a service proxy. This crate holds the five contracts ([`store::Store`],
 //! [`scheduler::Scheduler`], [`controller::Controller`], [`runtime::ContainerRuntime`], [`proxy::Proxy`]) and everything
-//! that needs neither a socket nor a file.
+//! that needs neither a socket nor a file; `control_plane::ControlPlane` (feature `server`) wires it.
 //!
 //! Modules are listed in reading order, which is also the only direction of `use crate::…`.
 

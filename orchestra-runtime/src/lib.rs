@@ -2,7 +2,8 @@
 //!
 //! A [`ContainerRuntime`](orchestra_core::runtime::ContainerRuntime) runs them: [`MemoryRuntime`] pretends to, for tests
 //! and simulations; [`ProcessRuntime`] makes each a group of plain processes, without root; `DockerRuntime` (feature
-//! `docker`) hands them to a Docker Engine. A [`Kubelet`] runs the pods of its node on any of them.
+//! `docker`) hands them to a Docker Engine. A [`Kubelet`] runs the pods of its node on any of them, and [`remove_all`]
+//! leaves nothing of one behind.
 
 pub mod address;
 mod hints;
