@@ -5,6 +5,7 @@ mod scenarios {
     mod examples;
     mod kubectl;
     mod life;
+    mod link;
     mod process;
     mod repeatable;
     mod simulated;

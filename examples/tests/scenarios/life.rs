@@ -26,6 +26,31 @@ fn by_node(pods: &[Pod]) -> BTreeMap<&str, usize> {
     count
 }
 
+/// The addresses of pods, in order.
+fn addresses(pods: &[Pod]) -> Vec<String> {
+    let mut addresses: Vec<_> = pods.iter().filter_map(|pod| pod.status.as_ref()?.pod_ip.clone()).collect();
+    addresses.sort();
+    addresses
+}
+
+/// Makes the service `web`, and says where it is.
+async fn frontend(cluster: &Simulated) -> Frontend {
+    let service = json!({ "metadata": { "name": "web" },
+        "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80, "targetPort": "http" }] } });
+    let service: Service = cluster.create(service).await;
+    let address: IpAddr = service.spec.and_then(|spec| spec.cluster_ip?.parse().ok()).expect("a cluster address");
+    Frontend { address: (address, 80).into(), protocol: Protocol::Tcp }
+}
+
+/// Where so many connections to a service go, in order.
+fn routes(cluster: &Simulated, frontend: Frontend, connections: u32) -> Vec<String> {
+    let client = IpAddr::from([10, 0, 1, 99]);
+    let backends = (0..connections).filter_map(|_| cluster.proxy.route(frontend, client));
+    let mut addresses: Vec<_> = backends.map(|backend| backend.ip().to_string()).collect();
+    addresses.sort();
+    addresses
+}
+
 /// SEMANTICS 46, 49: what is wanted runs, spread over all nodes, each pod with an address of its own.
 #[tokio::test(start_paused = true)]
 async fn a_deployment_comes_up_on_all_nodes() {
@@ -35,8 +60,7 @@ async fn a_deployment_comes_up_on_all_nodes() {
     let pods = cluster.pods().await;
     assert!(pods.iter().all(is_ready));
     assert_eq!(by_node(&pods).values().collect::<Vec<_>>(), [&2; 3]);
-    let mut addresses: Vec<_> = pods.iter().filter_map(|pod| pod.status.as_ref()?.pod_ip.clone()).collect();
-    addresses.sort();
+    let mut addresses = addresses(&pods);
     addresses.dedup();
     assert_eq!(addresses.len(), 6);
 }
@@ -201,35 +225,55 @@ async fn a_drain_respects_the_disruption_budget() {
     hold(&cluster, from, &Bounds { replicas: 6, surge: 1, unavailable: 1 }).await;
 }
 
+/// SEMANTICS 55: pods of a node that was silent for a while are in their services again, and were never touched.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_lost_the_api_keeps_its_pods_and_says_so_on_return() {
+    let cluster = Simulated::start(9, 2).await;
+    cluster.create::<Deployment>(web(4)).await;
+    let frontend = frontend(&cluster).await;
+    cluster.rolled_out().await;
+    let before = cluster.pods().await;
+    let routed = async || routes(&cluster, frontend, 4);
+    cluster.eventually("the service has four pods", routed, |routed| *routed == addresses(&before)).await;
+
+    cluster.cut(2, true);
+    let here = |pod: &&Pod| node_of(pod) == "node-1";
+    let unready = |pods: &Vec<Pod>| pods.iter().all(|pod| is_ready(pod) == here(&pod));
+    cluster.eventually("pods of the silent node are not ready", async || cluster.pods().await, unready).await;
+    let left: Vec<_> = before.iter().filter(here).cloned().collect();
+    let halved = |routed: &Vec<String>| routed.iter().all(|address| addresses(&left).contains(address));
+    cluster.eventually("the service leaves them out", routed, halved).await;
+
+    cluster.cut(2, false);
+    let all_ready = |pods: &Vec<Pod>| pods.iter().all(is_ready);
+    cluster.eventually("all are ready again", async || cluster.pods().await, all_ready).await;
+    cluster.eventually("the service has all of them", routed, |routed| *routed == addresses(&before)).await;
+    let containers = |pod: &Pod| json!(pod.status.as_ref().map(|status| &status.container_statuses));
+    let after = cluster.pods().await;
+    assert_eq!(after.iter().map(containers).collect::<Vec<_>>(), before.iter().map(containers).collect::<Vec<_>>());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let from = cluster.trace().await.len();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let written = cluster.trace().await.split_off(from);
+    assert!(!written.iter().any(|line| line.contains(" /core/pods/")), "said once: {written:#?}");
+}
+
 /// SEMANTICS 57: a service goes to the pods that are ready, to all of them, and to no other.
 #[tokio::test(start_paused = true)]
 async fn a_service_follows_its_pods() {
     let cluster = Simulated::start(7, NODES).await;
     cluster.create::<Deployment>(web(3)).await;
-    let service = json!({ "metadata": { "name": "web" },
-        "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80, "targetPort": "http" }] } });
-    let service: Service = cluster.create(service).await;
-    let address: IpAddr = service.spec.and_then(|spec| spec.cluster_ip?.parse().ok()).expect("a cluster address");
-    let frontend = Frontend { address: (address, 80).into(), protocol: Protocol::Tcp };
-    let client = IpAddr::from([10, 0, 1, 99]);
-
+    let frontend = frontend(&cluster).await;
     for replicas in [3, 5, 1, 0, 2] {
         cluster.patch_web(json!({ "spec": { "replicas": replicas } })).await;
         cluster.rolled_out().await;
-        let mut expected: Vec<_> =
-            cluster.pods().await.iter().filter_map(|pod| pod.status.as_ref()?.pod_ip.clone()).collect();
-        expected.sort();
-        let routed = async || {
-            let routes = (0..replicas).filter_map(|_| cluster.proxy.route(frontend, client));
-            let mut addresses: Vec<_> = routes.map(|backend| backend.ip().to_string()).collect();
-            addresses.sort();
-            addresses
-        };
+        let expected = addresses(&cluster.pods().await);
+        let routed = async || routes(&cluster, frontend, replicas);
         cluster.eventually("the proxy goes to each pod once a round", routed, |routed| *routed == expected).await;
     }
     cluster.patch_web(json!({ "spec": { "replicas": 0 } })).await;
-    let refused = async || cluster.proxy.route(frontend, client);
-    cluster.eventually("a service without pods refuses", refused, Option::is_none).await;
+    let refused = async || routes(&cluster, frontend, 1);
+    cluster.eventually("a service without pods refuses", refused, Vec::is_empty).await;
 }
 
 /// SEMANTICS 45: a cluster in which all is as it should be writes nothing but signs of life of its nodes.

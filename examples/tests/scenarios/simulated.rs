@@ -26,6 +26,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, from_value, json};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::link::Link;
+
 /// How much virtual time anything may take.
 const PATIENCE: Duration = Duration::from_secs(1_200);
 /// How often a condition is looked at, in virtual time.
@@ -41,6 +43,7 @@ pub(crate) struct Simulated {
     control_plane: Option<ControlPlane>,
     runtimes: BTreeMap<u8, Arc<MemoryRuntime>>,
     kubelets: BTreeMap<u8, AbortOnDropHandle<()>>,
+    links: BTreeMap<u8, Link>,
     _proxying: AbortOnDropHandle<()>,
 }
 
@@ -61,6 +64,7 @@ impl Simulated {
             control_plane: Some(control_plane),
             runtimes: BTreeMap::new(),
             kubelets: BTreeMap::new(),
+            links: BTreeMap::new(),
             _proxying: AbortOnDropHandle::new(tokio::spawn(proxying.run().map(|never| match never {}))),
         };
         for n in 1..=nodes {
@@ -76,7 +80,8 @@ impl Simulated {
     /// Starts the kubelet of node `n`, on the runtime it had.
     pub(crate) fn start_kubelet(&mut self, n: u8) {
         let runtime = Arc::clone(&self.runtimes[&n]);
-        let kubelet = Kubelet::builder(self.client.clone(), runtime, format!("node-{n}"))
+        let client = self.links.entry(n).or_default().client(&self.client);
+        let kubelet = Kubelet::builder(client, runtime, format!("node-{n}"))
             .clock(Arc::new(self.clock))
             .entropy(self.entropy.fork())
             .build();
@@ -87,6 +92,11 @@ impl Simulated {
     /// Ends the kubelet of node `n` as a crash would; its containers go on.
     pub(crate) fn kill_kubelet(&mut self, n: u8) {
         drop(self.kubelets.remove(&n).expect("it runs"));
+    }
+
+    /// Cuts the kubelet of node `n` off the API, or heals that; its containers go on, and clients reach them.
+    pub(crate) fn cut(&self, n: u8, cut: bool) {
+        self.links[&n].cut(cut);
     }
 
     /// Ends a container with code 1, as a bug in its program would.

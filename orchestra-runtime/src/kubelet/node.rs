@@ -70,11 +70,18 @@ async fn health(shared: &Shared) -> Health {
     }
 }
 
+/// Renews the lease, then the status if it is time to, or if the API shows another: a node that was silent for a while
+/// was declared lost (SEMANTICS 55).
 async fn renew(shared: &Shared, heartbeat: bool, health: &Health) -> kube::Result<()> {
-    if heartbeat {
-        let node = register(shared).await?;
+    let node = register(shared).await?;
+    renew_lease(shared, &node).await?;
+    if heartbeat || !shows(&node, health) {
         report(shared, &node, health).await?;
     }
+    Ok(())
+}
+
+async fn renew_lease(shared: &Shared, node: &Node) -> kube::Result<()> {
     let leases: Api<Lease> = Api::namespaced(shared.client.clone(), LEASE_NAMESPACE);
     let now = MicroTime(shared.clock.now());
     let renewal = serde_json::json!({"spec": {"renewTime": now, "holderIdentity": shared.node_name}});
@@ -82,14 +89,11 @@ async fn renew(shared: &Shared, heartbeat: bool, health: &Health) -> kube::Resul
         Err(kube::Error::Api(status)) if status.code == 404 => {}
         other => return other.map(drop),
     }
-    // Gone, lease or node: register anew.
-    let node = register(shared).await?;
-    report(shared, &node, health).await?;
     let owner = OwnerReference {
         api_version: "v1".into(),
         kind: "Node".into(),
         name: shared.node_name.clone(),
-        uid: node.metadata.uid.unwrap_or_default(),
+        uid: node.metadata.uid.clone().unwrap_or_default(),
         ..OwnerReference::default()
     };
     let metadata = ObjectMeta {
@@ -121,6 +125,13 @@ async fn register(shared: &Shared) -> kube::Result<Node> {
     labels.extend(known.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let metadata = ObjectMeta { name: Some(shared.node_name.clone()), labels: Some(labels), ..ObjectMeta::default() };
     nodes.create(&PostParams::default(), &Node { metadata, ..Node::default() }).await
+}
+
+/// Whether the API says of the node what it says of itself.
+fn shows(node: &Node, health: &Health) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let ready = conditions.iter().find(|condition| condition.type_ == "Ready");
+    ready.is_some_and(|ready| ready.status == if health.is_ok() { "True" } else { "False" })
 }
 
 async fn report(shared: &Shared, node: &Node, health: &Health) -> kube::Result<()> {

@@ -66,8 +66,8 @@ pub(super) struct Worker {
     prober: Prober,
     /// When the end was first seen.
     ending_since: Option<Instant>,
-    /// What the API was last told.
-    reported: Option<PodStatus>,
+    /// The pod as the API last answered a report: newer than what the watch shows, until that has caught up.
+    told: Option<Pod>,
     /// Whether the node has taken the pod on, or turned it away.
     judged: bool,
     /// When the pod was first seen, until all its containers have run.
@@ -96,7 +96,7 @@ pub(super) async fn run(
         memory: Memory::default(),
         prober: Prober::new(verdicts),
         ending_since: None,
-        reported: None,
+        told: None,
         judged: false,
         starting_since: Some(Instant::now()),
         withdrawn: false,
@@ -146,6 +146,9 @@ pub(super) async fn run(
     }
 }
 
+/// Why a step could not be taken.
+type Trouble = Box<dyn std::error::Error + Send + Sync>;
+
 /// What follows a step.
 enum Next {
     /// Another look, at once.
@@ -157,11 +160,7 @@ enum Next {
 }
 
 impl Worker {
-    async fn step(
-        &mut self,
-        desired: &Desired,
-        changes: &mut watch::Receiver<Desired>,
-    ) -> Result<Next, Box<dyn std::error::Error + Send + Sync>> {
+    async fn step(&mut self, desired: &Desired, changes: &mut watch::Receiver<Desired>) -> Result<Next, Trouble> {
         let pod = self.known(desired);
         let ending = desired.ending();
         if ending {
@@ -230,7 +229,7 @@ impl Worker {
         Ok(Ok(()))
     }
 
-    async fn turn_away(&mut self, pod: &Pod, rejection: &Rejection, facts: NodeFacts<'_>) -> kube::Result<()> {
+    async fn turn_away(&mut self, pod: &Pod, rejection: &Rejection, facts: NodeFacts<'_>) -> Result<(), Trouble> {
         let now = self.shared.clock.now();
         let view = View { pod, ending: false, sandbox: None, memory: &self.memory, now };
         let status = rejected(&view, rejection, facts);
@@ -298,35 +297,29 @@ impl Worker {
         }
     }
 
-    /// The pod with the status last reported, which a watch may not have shown yet.
+    /// The pod as the API has it: as the watch shows it, or as the last report left it, whichever is newer.
     fn known(&self, desired: &Desired) -> Pod {
-        let mut pod = Pod::clone(&desired.pod);
-        if let Some(reported) = &self.reported {
-            let theirs = pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-            let mut status = reported.clone();
-            let ours = status.conditions.get_or_insert_default();
-            let others: Vec<_> =
-                theirs.into_iter().filter(|theirs| !ours.iter().any(|own| own.type_ == theirs.type_)).collect();
-            ours.extend(others);
-            pod.status = Some(status);
-        }
-        pod
+        let told = self.told.as_ref().filter(|told| revision(told) >= revision(&desired.pod));
+        told.unwrap_or(&desired.pod).clone()
     }
 
-    /// Tells the API, if there is something new to tell.
-    async fn report(&mut self, pod: &Pod, status: PodStatus) -> kube::Result<()> {
-        if self.reported.as_ref() == Some(&status) {
+    /// Tells the API, unless `pod` shows it already. Whatever others made of it meanwhile is told anew (SEMANTICS 55).
+    async fn report(&mut self, pod: &Pod, status: PodStatus) -> Result<(), Trouble> {
+        // As the API has them: times in whole seconds.
+        let (shown, wanted) = (serde_json::to_value(&pod.status)?, serde_json::to_value(&status)?);
+        if shown == wanted {
             return Ok(());
         }
         let (name, namespace) = names(pod);
         let pods: Api<Pod> = Api::namespaced(self.shared.client.clone(), namespace);
-        let patch = serde_json::json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
-        match pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
+        let patch = serde_json::json!({"metadata": {"uid": pod.metadata.uid}, "status": wanted});
+        self.told = Some(match pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
             // Gone, or another by its name: the watch will say so.
-            Err(kube::Error::Api(failure)) if matches!(failure.code, 404 | 409) => {}
-            other => drop(other?),
-        }
-        self.reported = Some(status);
+            Err(kube::Error::Api(failure)) if matches!(failure.code, 404 | 409) => {
+                Pod { status: Some(status), ..pod.clone() }
+            }
+            other => other?,
+        });
         Ok(())
     }
 
@@ -339,7 +332,7 @@ impl Worker {
     }
 
     /// Removes the pod from the node, and, when nothing of it is left, from the API (SEMANTICS 53).
-    async fn remove(&self, desired: &Desired) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    async fn remove(&self, desired: &Desired) -> Result<(), Trouble> {
         self.shared.runtime.remove_sandbox(&self.sandbox).await?;
         volume::unmount_all(&self.dir())?;
         if desired.gone {
@@ -361,7 +354,7 @@ impl Worker {
         desired: &Desired,
         sandbox: Option<&SandboxStatus>,
         changes: &mut watch::Receiver<Desired>,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<(), Trouble> {
         let shared = Arc::clone(&self.shared);
         match action {
             Action::CreateSandbox => {
@@ -484,6 +477,11 @@ fn node_view(
         }
     }
     node
+}
+
+/// The revision at which the API had a pod like this.
+fn revision(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 /// Whether a pod has had its final phase.
