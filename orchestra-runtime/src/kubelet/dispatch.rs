@@ -205,9 +205,9 @@ impl Workers<'_> {
                 self.shared.runtime.remove_sandbox(&sandbox.id).await?;
             }
         }
-        for uid in volume::pods(&self.shared.root_dir)? {
+        for uid in volume::pods(self.shared.root_dir.path())? {
             if !listed.contains(&uid) && !self.all.contains_key(&uid) {
-                volume::unmount_all(&volume::pod_dir(&self.shared.root_dir, &uid))?;
+                volume::unmount_all(&volume::pod_dir(self.shared.root_dir.path(), &uid))?;
             }
         }
         Ok(())

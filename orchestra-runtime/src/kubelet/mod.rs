@@ -28,7 +28,7 @@ use orchestra_core::{
 };
 use prometheus_client::registry::Registry;
 
-use self::metrics::Metrics;
+use self::{metrics::Metrics, volume::RootDir};
 
 mod admission;
 mod decide;
@@ -72,7 +72,7 @@ struct Shared {
     node_name: String,
     clock: Arc<dyn Clock>,
     entropy: Entropy,
-    root_dir: PathBuf,
+    root_dir: RootDir,
     labels: BTreeMap<String, String>,
     capacity: BTreeMap<String, Quantity>,
     address: IpAddr,
@@ -117,10 +117,11 @@ impl Builder {
         self
     }
 
-    /// Keeps the volumes of pods in `dir` instead of a directory named for the node below the system's temporary one.
+    /// Keeps the volumes of pods in `dir`, which has to be this node's alone; they outlive the kubelet, and the next one
+    /// takes them on. Unless said, they are kept in a temporary directory of the kubelet's own, and go with it.
     #[must_use]
     pub fn root_dir(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.shared.root_dir = dir.into();
+        self.shared.root_dir = RootDir::Given(dir.into());
         self
     }
 
@@ -195,7 +196,7 @@ impl Kubelet {
                 runtime,
                 clock,
                 entropy,
-                root_dir: std::env::temp_dir().join("orchestra").join(&node_name),
+                root_dir: RootDir::own(&node_name),
                 node_name,
                 labels: BTreeMap::new(),
                 capacity: capacity.into(),
@@ -265,5 +266,38 @@ impl<B: Send + 'static> tower::Service<Request<B>> for Service {
         let (mut parts, _) = request.into_parts();
         let upgrade = parts.extensions.remove::<hyper::upgrade::OnUpgrade>();
         async move { Ok(server::answer(&shared, &parts, upgrade).await) }.boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, sync::Arc};
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use orchestra_core::clock::SystemClock;
+
+    use super::Kubelet;
+    use crate::MemoryRuntime;
+
+    fn kubelet() -> Kubelet {
+        let nowhere = |_: Request<Body>| async { std::future::pending::<Result<Response<Body>, Infallible>>().await };
+        let client = kube::Client::new(tower::service_fn(nowhere), "default");
+        Kubelet::builder(client, Arc::new(MemoryRuntime::new(Arc::new(SystemClock))), "n1").build()
+    }
+
+    #[tokio::test]
+    async fn two_kubelets_of_one_name_keep_their_volumes_apart_and_leave_none() {
+        let (one, other) = (kubelet(), kubelet());
+        let dirs = [&one, &other].map(|kubelet| kubelet.shared.root_dir.path().to_owned());
+        assert_ne!(dirs[0], dirs[1]);
+        for dir in &dirs {
+            assert!(!dir.exists(), "made when needed");
+            super::volume::make_dir(&super::volume::pod_dir(dir, "uid"), 0o700).expect("made");
+        }
+        drop(one);
+        assert!(!dirs[0].exists() && dirs[1].exists());
+        drop(other);
+        assert!(!dirs[1].exists());
     }
 }

@@ -11,7 +11,7 @@ use k8s_openapi::{
     api::core::v1::{Container, DownwardAPIVolumeFile, KeyToPath, Pod, SecretProjection, Volume, VolumeProjection},
     apimachinery::pkg::api::resource::Quantity,
 };
-use orchestra_core::runtime::Mount;
+use orchestra_core::{rng::Entropy, runtime::Mount};
 
 use super::{decide::containers, env, sources::Sources};
 
@@ -42,6 +42,38 @@ pub(super) struct Context<'a> {
     pub(super) capacity: &'a BTreeMap<String, Quantity>,
     /// The pod's directory on the node.
     pub(super) dir: &'a Path,
+}
+
+/// Where a node keeps the volumes of its pods.
+#[derive(Debug)]
+pub(super) enum RootDir {
+    /// For this kubelet and the next one.
+    Given(PathBuf),
+    /// For this kubelet alone: made when it is first needed, and removed with it.
+    Own(PathBuf),
+}
+
+impl RootDir {
+    /// A directory that no other kubelet has, even of a node of the same name and with the same seed.
+    pub(super) fn own(node_name: &str) -> Self {
+        let unique = Entropy::from_os().next_u64();
+        Self::Own(std::env::temp_dir().join(format!("orchestra-{node_name}-{unique:016x}")))
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        let (Self::Given(path) | Self::Own(path)) = self;
+        path
+    }
+}
+
+impl Drop for RootDir {
+    fn drop(&mut self) {
+        if let Self::Own(path) = self
+            && let Err(error) = unmount_all(path)
+        {
+            tracing::warn!(dir = %path.display(), %error, "volumes were not removed");
+        }
+    }
 }
 
 /// Where a pod's volumes are kept.

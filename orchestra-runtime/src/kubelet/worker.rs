@@ -425,7 +425,7 @@ impl Worker {
     }
 
     fn dir(&self) -> PathBuf {
-        volume::pod_dir(&self.shared.root_dir, &self.sandbox.0)
+        volume::pod_dir(self.shared.root_dir.path(), &self.sandbox.0)
     }
 }
 
