@@ -46,7 +46,7 @@ impl Link {
         async move {
             // Its sender is kept by the link, whose end is no cut.
             if cut.wait_for(|cut| *cut).await.is_err() {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }
