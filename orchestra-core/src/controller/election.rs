@@ -1,8 +1,8 @@
 //! Leader election by Lease: of several processes that run the same loops, one acts (SEMANTICS 47).
 //!
 //! A candidate never compares its clock with another machine's: a lease has run out once it has been *seen* unchanged for
-//! as long as its holder said it would last. A holder stops acting [`Timing::renew_deadline`] after it last sent a
-//! renewal that was carried out; since that is shorter than the lease, it has stopped before anyone can take over.
+//! as long as its holder said it would last. A holder stops acting when the renew deadline of its [`Timing`] has passed
+//! since it last sent a renewal that was carried out; as that is shorter than the lease, nobody can have taken over by then.
 
 use std::{fmt, pin::pin, sync::Arc, time::Duration};
 

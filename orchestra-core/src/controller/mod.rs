@@ -60,7 +60,7 @@ impl From<kube::Error> for Error {
 /// 2. **Idempotent.** With nothing changed in between, a second call writes nothing.
 /// 3. **Cancel-safe.** Dropped at any `await`, a later call still converges.
 ///
-/// Each is a check of [`conformance`], which kills a controller at each of its writes.
+/// Each is a check of `conformance`, which kills a controller at each of its writes.
 #[async_trait]
 pub trait Controller: Send + Sync + 'static {
     /// A short name for logs and events, such as `replica-set`.

@@ -114,7 +114,7 @@ pub enum Error {
 /// 3. **Atomic.** After an error, what was in force still is.
 /// 4. **Forward only.** A table older than the one in force is refused as [`Error::Stale`].
 ///
-/// Each is a test of [`conformance`], which every implementation runs.
+/// Each is a test of `conformance`, which every implementation runs.
 #[async_trait]
 pub trait Proxy: fmt::Debug + Send + Sync + 'static {
     /// Brings `table` into force.

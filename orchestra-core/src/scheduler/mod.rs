@@ -57,7 +57,7 @@ pub use trial::{Mark, Trial};
 /// 8. **Honest.** Each reason in `left` holds for as many nodes as it says; a unit is not left over when, by the
 ///    scheduler's own filters, a node takes it.
 ///
-/// Each is a test of [`conformance`], run with generated clusters.
+/// Each is a test of `conformance`, run with generated clusters.
 pub trait Scheduler: std::fmt::Debug + Send + Sync + 'static {
     /// A short name for logs, events and reports, such as `least-allocated`.
     fn name(&self) -> &str;

@@ -373,7 +373,7 @@ impl Error {
 ///    under `p`, in order, once.
 /// 5. **Honest forgetting.** A watch that would skip a change fails with [`Error::Compacted`].
 ///
-/// Each is a test of [`conformance`], which every implementation runs.
+/// Each is a test of `conformance`, which every implementation runs.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The entry at `key`, if any.

@@ -77,9 +77,9 @@ const DIR_MODE: u32 = 0o700;
 
 /// A container runtime whose containers are processes of this machine. Clones are handles on the same one.
 ///
-/// Dropping the last one leaves the containers running, for the next that opens the directory; [`shutdown`] ends them.
+/// Dropping the last one leaves the containers running, for the next that opens the directory; [`remove_all`] ends them.
 ///
-/// [`shutdown`]: Self::shutdown
+/// [`remove_all`]: crate::remove_all
 #[derive(Clone)]
 pub struct ProcessRuntime {
     shared: Arc<Shared>,
