@@ -1,4 +1,5 @@
-//! Applies manifests: creates what is absent, and merges what is there with what the manifest says.
+//! Applies manifests as `kubectl apply` does: creates what is absent, and merges what is there with what the manifest says
+//! and what it said before.
 
 use std::fmt;
 
@@ -6,13 +7,13 @@ use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Api, Client, ResourceExt as _,
     api::{DynamicObject, Patch, PatchParams, PostParams},
-    core::GroupVersionKind,
+    core::{GroupVersionKind, Request},
     discovery,
 };
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use crate::informer::Informers;
+use crate::{informer::Informers, store::BoxError};
 
 /// Where `kubectl apply` keeps what was applied last, by which it tells what a manifest no longer says.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -137,9 +138,9 @@ pub enum Error {
         kind: String,
         /// The object's name.
         name: String,
-        /// Why.
+        /// Why, in the server's words.
         #[source]
-        source: kube::Error,
+        source: BoxError,
     },
 }
 
@@ -167,10 +168,10 @@ pub async fn apply(client: &Client, objects: impl IntoIterator<Item = Value>) ->
         let api_version = field("apiVersion", &object["apiVersion"])?;
         let kind = field("kind", &object["kind"])?;
         let name = field("metadata.name", &object["metadata"]["name"])?;
-        apply_one(client, &api_version, &kind, &name, object).await.map_err(|source| Error::Refused {
+        apply_one(client, &api_version, &kind, &name, object).await.map_err(|error| Error::Refused {
             kind,
             name,
-            source,
+            source: told(error),
         })?;
     }
     Ok(())
@@ -195,12 +196,40 @@ async fn apply_one(client: &Client, api_version: &str, kind: &str, name: &str, m
     if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
         annotations.insert(LAST_APPLIED.into(), applied.into());
     }
-    let typed: DynamicObject = serde_json::from_value(object.clone()).map_err(kube::Error::SerdeError)?;
-    match api.create(&PostParams::default(), &typed).await {
-        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {
-            api.patch(name, &PatchParams::default(), &Patch::Merge(object)).await.map(drop)
-        }
-        created => created.map(drop),
+    let requests = Request::new(api.resource_url());
+    let body = serde_json::to_vec(&object).map_err(kube::Error::SerdeError)?;
+    let create = requests.create(&PostParams::default(), body).map_err(kube::Error::BuildRequest)?;
+    match client.request::<Value>(strict(create)?).await {
+        Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
+        created => return created.map(drop),
+    }
+    let live = api.get(name).await?;
+    let before = live.annotations().get(LAST_APPLIED).and_then(|text| serde_json::from_str(text).ok());
+    drop_what_is_gone(&before.unwrap_or_default(), &mut object);
+    let patch = requests.patch(name, &PatchParams::default(), &Patch::Strategic(object));
+    client.request::<Value>(strict(patch.map_err(kube::Error::BuildRequest)?)?).await.map(drop)
+}
+
+/// Asks the server to refuse what it doesn't know, instead of leaving it out.
+fn strict(mut request: http::Request<Vec<u8>>) -> kube::Result<http::Request<Vec<u8>>> {
+    let uri = format!("{}&fieldValidation=Strict", request.uri());
+    *request.uri_mut() = uri.parse().map_err(|error: http::uri::InvalidUri| kube::Error::HttpError(error.into()))?;
+    Ok(request)
+}
+
+/// Says in a merge that what was applied before, and isn't any more, goes; in lists the merge itself knows its keys.
+fn drop_what_is_gone(before: &Value, now: &mut Value) {
+    let (Value::Object(before), Value::Object(now)) = (before, now) else { return };
+    for (field, old) in before {
+        drop_what_is_gone(old, now.entry(field).or_insert(Value::Null));
+    }
+}
+
+/// What a failed request says for itself.
+fn told(error: kube::Error) -> BoxError {
+    match error {
+        kube::Error::Api(status) => status.message.clone().into(),
+        error => error.into(),
     }
 }
 

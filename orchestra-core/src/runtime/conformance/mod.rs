@@ -1,4 +1,4 @@
-//! The laws of [`ContainerRuntime`](super::ContainerRuntime) as tests, for anybody's implementation.
+//! The laws of [`ContainerRuntime`] as tests, for anybody's implementation.
 //!
 //! [`runtime_conformance!`](crate::runtime_conformance) makes one `#[test]` of each case; [`check`] runs them all in one
 //! call. What to run in the containers is told by a [`Fixture`]; cases need only a POSIX shell in the image.

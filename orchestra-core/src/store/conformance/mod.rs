@@ -1,4 +1,4 @@
-//! The laws of [`Store`](super::Store) as tests, for every implementation.
+//! The laws of [`Store`] as tests, for every implementation.
 //!
 //! A case cites the rules of the project's semantics that it shows, by number. None sleeps: that a watch says nothing
 //! is shown by what it says next. A store under test is empty and nobody else writes to it.

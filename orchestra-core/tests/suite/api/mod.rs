@@ -11,6 +11,7 @@ mod health;
 mod identity;
 mod impersonation;
 mod list;
+mod manifest;
 mod model;
 mod openapi;
 mod patch;

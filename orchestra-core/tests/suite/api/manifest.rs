@@ -1,0 +1,76 @@
+//! Manifests, applied in-process as `kubectl apply` applies them.
+
+use std::error::Error as _;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
+use orchestra_core::{manifest, server::UserInfo};
+use serde_json::{Value, json};
+
+use super::fixture::{Cluster, deployment};
+
+fn client() -> Client {
+    Cluster::new().server.client(UserInfo::master("admin"))
+}
+
+fn web(replicas: Option<u32>) -> Value {
+    let mut web = deployment("web");
+    web["apiVersion"] = "apps/v1".into();
+    web["kind"] = "Deployment".into();
+    web["spec"]["template"]["spec"]["containers"][0]["env"] = json!([{ "name": "A", "value": "1" }]);
+    if let Some(replicas) = replicas {
+        web["spec"]["replicas"] = replicas.into();
+    }
+    web
+}
+
+/// SEMANTICS 36: nothing is left out in silence.
+#[tokio::test(start_paused = true)]
+async fn what_the_server_does_not_know_is_refused_by_name() {
+    for (object, words) in [
+        (
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "foo": 1 }),
+            "unknown field \"foo\"",
+        ),
+        (
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a", "label": {} } }),
+            "metadata.label",
+        ),
+        (
+            json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a", "annotations": 7 } }),
+            "annotations",
+        ),
+        (json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "a" }, "data": { "n": 1 } }), "data"),
+    ] {
+        let error = manifest::apply(&client(), [object]).await.expect_err("it is refused");
+        assert_eq!(error.to_string(), "ConfigMap a was not applied");
+        let cause = error.source().expect("a cause").to_string();
+        assert!(cause.contains(words) && !cause.contains("Status {"), "{cause}");
+    }
+}
+
+/// SEMANTICS 26: applied again, a manifest keeps what others have added, and takes away what it no longer says.
+#[tokio::test(start_paused = true)]
+async fn a_manifest_applied_again_undoes_nobodys_work() {
+    let client = client();
+    manifest::apply(&client, [web(Some(3))]).await.expect("created");
+    let deployments = Api::<Deployment>::default_namespaced(client.clone());
+    let container = json!({ "name": "web", "env": [{ "name": "B", "value": "2" }] });
+    let by_another = json!({ "spec": { "template": { "spec": { "containers": [container] } } } });
+    deployments.patch("web", &PatchParams::default(), &Patch::Strategic(by_another)).await.expect("patched");
+
+    let env = |web: &Deployment| {
+        let spec = web.spec.template.spec.clone().expect("a spec");
+        spec.containers[0].env.iter().flatten().map(|variable| variable.name.clone()).collect::<Vec<_>>()
+    };
+    manifest::apply(&client, [web(Some(3))]).await.expect("applied again");
+    let same = deployments.get("web").await.expect("there");
+    assert_eq!((env(&same).len(), same.spec.replicas), (2, Some(3)));
+
+    manifest::apply(&client, [web(None)]).await.expect("applied without replicas");
+    let changed = deployments.get("web").await.expect("there");
+    assert_eq!((env(&changed).len(), changed.spec.replicas), (2, Some(1)));
+}
