@@ -19,6 +19,8 @@ use crate::{clock::Clock, rng::Entropy};
 
 /// How many different events are remembered, to be counted when they recur; beyond, all are forgotten.
 const REMEMBERED_MAX: usize = 1_024;
+/// The bits of an event's name that are drawn: 65 microseconds' worth.
+const CHANCE: u64 = 0xffff;
 /// The longest message, in bytes, as Kubernetes has it.
 const MESSAGE_BYTES_MAX: usize = 1_024;
 
@@ -93,7 +95,7 @@ impl Recorder {
                 Err(error) => tracing::debug!(%error, reason, "event not counted"),
             }
         }
-        let name = format!("{}.{:016x}", object.name.as_deref().unwrap_or_default(), self.entropy.next_u64());
+        let name = format!("{}.{:016x}", object.name.as_deref().unwrap_or_default(), self.moment());
         let event = Event {
             metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace), ..Default::default() },
             type_: Some(format!("{severity:?}")),
@@ -112,6 +114,13 @@ impl Recorder {
             Ok(_) => self.remember(identity, Seen { name, count: 1 }),
             Err(error) => tracing::debug!(%error, reason, "event not recorded"),
         }
+    }
+
+    /// Now, in nanoseconds, with chance for its last bits: names are in the order of events, as those of Kubernetes' own
+    /// components are, and two of one instant differ.
+    fn moment(&self) -> u64 {
+        let nanoseconds = u64::try_from(self.clock.now().as_nanosecond()).unwrap_or(0);
+        (nanoseconds & !CHANCE) | (self.entropy.next_u64() & CHANCE)
     }
 
     /// Counts an event that was recorded before.
