@@ -64,6 +64,8 @@ fn a_manifest_is_rolled_out_and_everyday_commands_work() {
     assert_eq!(said.trim(), pod.trim_start_matches("pod/"));
     let failed = cluster.kubectl(&["-n", "web", "exec", &pod, "--", "sh", "-c", "exit 3"]);
     assert_eq!(failed.status.code(), Some(3), "{}", text(&failed.stderr));
+    let missing = cluster.refused(&["-n", "web", "exec", &pod, "--", "no-such-program"], "");
+    assert!(missing.contains("no such program") && !missing.contains("websocket"), "{missing}");
     let echoed = cluster.ok_with_input(&["-n", "web", "exec", "-i", &pod, "--", "cat"], "through\n");
     assert_eq!(echoed, "through\n");
 

@@ -64,12 +64,7 @@ pub(super) async fn open(
     upgrade: Option<OnUpgrade>,
 ) -> Result<Response<Body>, Refused> {
     let bad = |message: &str| Refused(StatusCode::BAD_REQUEST, message.into());
-    let key = parts.headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("a WebSocket is wanted"))?;
-    let upgrade = upgrade.ok_or_else(|| bad("this connection can't be upgraded"))?;
-    let offered = parts.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
-    let offered: Vec<_> = offered.flat_map(|value| value.split(',')).map(str::trim).collect();
-    let protocol = PROTOCOLS.into_iter().find(|protocol| offered.contains(protocol));
-    let protocol = protocol.ok_or_else(|| bad("none of the WebSocket protocols offered is spoken here"))?;
+    // Before the protocol: a client that is refused tries another one, and shows what it hears last.
     let pod = names(&place.pod).0;
     let idle = || bad(&format!("container {} of pod {pod} is not running", place.container));
     let id = place.running().ok_or_else(idle)?.clone();
@@ -81,6 +76,12 @@ pub(super) async fn open(
     if spec.command.is_empty() {
         return Err(bad("you must specify at least 1 command for the container"));
     }
+    let key = parts.headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("a WebSocket is wanted"))?;
+    let upgrade = upgrade.ok_or_else(|| bad("this connection can't be upgraded"))?;
+    let offered = parts.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    let offered: Vec<_> = offered.flat_map(|value| value.split(',')).map(str::trim).collect();
+    let protocol = PROTOCOLS.into_iter().find(|protocol| offered.contains(protocol));
+    let protocol = protocol.ok_or_else(|| bad("none of the WebSocket protocols offered is spoken here"))?;
     let accept = derive_accept_key(key.as_bytes());
     let shared = Arc::clone(shared);
     // Ends with its connection, and the command with it.
@@ -107,6 +108,11 @@ pub(super) async fn open(
     Ok(response)
 }
 
+/// The end of a stream that has said all: without a code a client takes it for broken off.
+fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
+}
+
 /// Joins a command with its stream until it has ended and all it wrote is sent.
 async fn serve<S>(socket: WebSocketStream<S>, session: Result<ExecSession, String>)
 where
@@ -117,7 +123,7 @@ where
         Ok(session) => session,
         Err(message) => {
             let _ = sink.send(message_of(ERROR, failure(&message).to_string().as_bytes())).await;
-            let _ = sink.close().await;
+            let _ = sink.send(goodbye()).await;
             return;
         }
     };
@@ -132,8 +138,7 @@ where
             Err(error) => failure(&chain(&error)),
         };
         let _ = messages.send(message_of(ERROR, status.to_string().as_bytes())).await;
-        let normal = CloseFrame { code: CloseCode::Normal, reason: "".into() };
-        let _ = messages.send(Message::Close(Some(normal))).await;
+        let _ = messages.send(goodbye()).await;
     };
     let sending = async {
         while let Some(message) = queued.recv().await {

@@ -322,7 +322,12 @@ async fn connect(
         return Ok(Box::new(stream));
     }
     let runtime = shared.runtime.ports().ok_or("the container runtime can't reach ports")?;
-    runtime.connect(sandbox, number).await.map_err(|error| super::lifecycle::chain(&error))
+    runtime.connect(sandbox, number).await.map_err(|error| format!("port {number}: {}", root_cause(&error)))
+}
+
+/// The last of an error's causes: that a port refuses is no trouble of the runtime.
+fn root_cause(error: &dyn std::error::Error) -> &dyn std::error::Error {
+    std::iter::successors(Some(error), |error| error.source()).last().unwrap_or(error)
 }
 
 #[cfg(test)]
