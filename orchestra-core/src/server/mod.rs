@@ -42,11 +42,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{FutureExt as _, future::BoxFuture};
 use http::{Request, Response, request::Parts};
-use http_body::Body as _;
-use http_body_util::{BodyExt as _, Limited, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
 use ring::hmac;
 use tokio::{
     sync::SetOnce,
@@ -76,6 +75,8 @@ pub use service_address::AddressRanges;
 
 /// The largest body of a request, in bytes; as Kubernetes has it.
 pub const BODY_BYTES_MAX: usize = 3 << 20;
+/// How much of a body is read, in bytes, before the connection is cut on a client that goes on.
+const BODY_BYTES_READ_MAX: usize = 16 << 20;
 /// How long a request may take, in seconds, but for watches, logs and streams; as Kubernetes has it.
 pub const REQUEST_SECONDS_MAX: u64 = 60;
 
@@ -242,18 +243,29 @@ struct Call {
 
 impl Call {
     /// The whole body.
+    ///
+    /// One that is too large is read on for a while and thrown away: over HTTP/2, a client whose body is not taken sees
+    /// the stream break off instead of an answer.
     async fn body(&mut self) -> Result<Bytes> {
-        if self.body.size_hint().lower() > BODY_BYTES_MAX as u64 {
-            return Err(Failure::too_large(format!("limit is {BODY_BYTES_MAX}")));
-        }
-        let body = std::mem::take(&mut self.body);
-        // Boxed, because the compiler can't see through the conversion of its error.
-        match Limited::new(body, BODY_BYTES_MAX).collect().boxed().await {
-            Ok(collected) => Ok(collected.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => {
-                Err(Failure::too_large(format!("limit is {BODY_BYTES_MAX}")))
+        let mut body = std::mem::take(&mut self.body);
+        let (mut whole, mut bytes) = (BytesMut::new(), 0);
+        while let Some(frame) = body.frame().await {
+            let frame = frame
+                .map_err(|error| Failure::bad_request(format!("the body of the request could not be read: {error}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            bytes += data.len();
+            if bytes <= BODY_BYTES_MAX {
+                whole.extend_from_slice(&data);
+            } else if bytes <= BODY_BYTES_READ_MAX {
+                whole.clear();
+            } else {
+                break;
             }
-            Err(error) => Err(Failure::bad_request(format!("the body of the request could not be read: {error}"))),
+        }
+        if bytes > BODY_BYTES_MAX {
+            Err(Failure::too_large(format!("limit is {BODY_BYTES_MAX}")))
+        } else {
+            Ok(whole.freeze())
         }
     }
 

@@ -1,10 +1,23 @@
 //! What is no request the server can carry out: each gets Kubernetes' own code and a message that names the trouble, and
 //! none is the server's fault (SEMANTICS 35 and 36).
 
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use futures::stream;
 use http::{Method, Request, header};
-use http_body_util::Full;
+use http_body::Frame;
+use http_body_util::{Full, StreamBody};
+use orchestra_core::server::UserInfo;
 use proptest::prelude::*;
 use serde_json::{Value, json};
+use tower::ServiceExt as _;
 
 use super::fixture::{
     CONFIG_MAPS, Cluster, DEPLOYMENTS, JSON_PATCH, MERGE_PATCH, NAMESPACES, PODS, SERVICES, STRATEGIC_PATCH,
@@ -150,6 +163,24 @@ async fn what_is_too_large_is_refused() {
     let words = "metadata.annotations: Too long: may not be more than 262144 bytes";
     cluster.post(CONFIG_MAPS, &annotations).await.failed_with(422, "Invalid", words);
     assert_eq!(cluster.get(CONFIG_MAPS).await.ok()["items"], json!([]));
+}
+
+/// Over HTTP/2 a client sees no answer while its body is not taken.
+#[tokio::test(start_paused = true)]
+async fn what_is_too_large_is_read_before_it_is_refused() {
+    let read = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&read);
+    let frames = (0..5).map(move |_| {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Ok::<_, Infallible>(Frame::data(Bytes::from(vec![b' '; 1 << 20])))
+    });
+    let body = StreamBody::new(stream::iter(frames));
+    let request = Request::post(CONFIG_MAPS).header(header::CONTENT_TYPE, "application/json").body(body);
+    let mut request = request.expect("a request");
+    request.extensions_mut().insert(UserInfo::master("admin"));
+    let cluster = Cluster::new();
+    let response = cluster.server.clone().oneshot(request).await.expect("infallible");
+    assert_eq!((response.status().as_u16(), read.load(Ordering::Relaxed)), (413, 5));
 }
 
 #[tokio::test(start_paused = true)]
