@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufReader, Read as _, Write as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use orchestra_core::store::Revision;
@@ -15,6 +16,10 @@ use super::{
 
 /// The file whose lock says that a store is open.
 const LOCK: &str = "LOCK";
+/// How often a lock that another process has is tried again, and what is waited before each: a second in all, for a process
+/// that was killed holds its lock until the kernel has cleared it away.
+const LOCK_TRIES: u32 = 50;
+const LOCK_WAIT: Duration = Duration::from_millis(20);
 /// The extension of a file that is not whole yet.
 const DRAFT: &str = "draft";
 
@@ -27,13 +32,21 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Makes the directory if it is not there, and locks it.
+    /// Makes the directory if it is not there, and locks it; waits a second for one that is locked.
     pub(super) fn lock(path: &Path) -> Result<Self, OpenError> {
         fs::create_dir_all(path).map_err(OpenError::io(path))?;
         let file = path.join(LOCK);
         let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&file);
         let lock = lock.map_err(OpenError::io(&file))?;
-        match lock.try_lock() {
+        let mut locked = lock.try_lock();
+        for _ in 0..LOCK_TRIES {
+            if !matches!(locked, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            std::thread::sleep(LOCK_WAIT);
+            locked = lock.try_lock();
+        }
+        match locked {
             Ok(()) => Ok(Self { path: path.to_owned(), lock }),
             Err(TryLockError::WouldBlock) => Err(OpenError::Locked { directory: path.to_owned() }),
             Err(TryLockError::Error(source)) => Err(OpenError::Io { file, source }),

@@ -92,7 +92,8 @@ pub struct DurableStore {
 impl DurableStore {
     /// Opens the store in `directory`, which is made if it is not there.
     ///
-    /// It blocks while it reads the files, some hundred MB a second, and needs no runtime.
+    /// It blocks while it reads the files, some hundred MB a second, and needs no runtime. It waits up to a second for a
+    /// process that has the store open to end, as one that was just killed does.
     ///
     /// # Errors
     ///

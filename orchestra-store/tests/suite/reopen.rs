@@ -99,3 +99,16 @@ async fn a_dropped_store_opens_again_while_processes_are_spawned() {
     }
     spawner.await.expect("every process ends well");
 }
+
+/// A process that was killed holds its lock for a moment longer.
+#[tokio::test]
+async fn an_opener_waits_for_one_that_is_ending() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let first = open(directory.path());
+    let ending = tokio::task::spawn_blocking(move || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        drop(first);
+    });
+    drop(open(directory.path()));
+    ending.await.expect("it ends");
+}
