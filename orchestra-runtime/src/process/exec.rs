@@ -31,15 +31,20 @@ use tokio::{
     sync::watch,
 };
 
-use super::{ProcessRuntime, image::DEFAULT_PATH, launch::find, record::ProcessRecord};
+use super::{
+    ProcessRuntime,
+    image::{DEFAULT_PATH, HOST_IMAGE},
+    launch::find,
+    record::ProcessRecord,
+};
 
 #[async_trait]
 impl ContainerExec for ProcessRuntime {
     async fn exec(&self, id: &ContainerId, spec: &ExecSpec) -> Result<ExecSession> {
         let container = self.container(id).filter(|container| container.is_running());
-        let program = container.as_ref().and_then(|container| container.record.program.as_ref());
-        let place = match program {
-            Some(program) => Place::of(program).await,
+        let record = container.as_ref().map(|container| &container.record);
+        let place = match record.and_then(|record| Some((record.program.as_ref()?, &*record.image != HOST_IMAGE))) {
+            Some((program, rooted)) => Place::of(program, rooted).await,
             None => None,
         };
         let place = place.ok_or_else(|| Error::NoContainer(id.clone()))?;
@@ -65,15 +70,15 @@ struct Place {
 }
 
 impl Place {
-    /// Looks at a process; none if it has ended.
-    async fn of(program: &ProcessRecord) -> Option<Self> {
+    /// Looks at a process, whose root is its own if it is `rooted`; none if it has ended.
+    async fn of(program: &ProcessRecord, rooted: bool) -> Option<Self> {
         /// How often to look at one that has just started, whose supervisor is about to become the program: the kernel
-        /// shows no environment for that moment.
-        const LOOKS_MAX: usize = 100;
+        /// shows no environment for that moment, and the node's root until the program's own is there.
+        const LOOKS_MAX: usize = 5_000;
         const LOOK_AGAIN: Duration = Duration::from_millis(1);
         for _ in 0..LOOKS_MAX {
             let place = Self::look(program.pid).filter(|_| program.lives())?;
-            if !place.env.is_empty() {
+            if !place.env.is_empty() && place.root.is_some() == rooted {
                 return Some(place);
             }
             tokio::time::sleep(LOOK_AGAIN).await;

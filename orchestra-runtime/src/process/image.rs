@@ -15,7 +15,7 @@ use tokio::process::Command;
 use super::{launch::find, script::quote};
 
 /// The image that is the node's own files.
-const HOST_IMAGE: &str = "host";
+pub(super) const HOST_IMAGE: &str = "host";
 /// Where programs are looked for in an image, and those that set one up on the node.
 pub(super) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What the names of tarballs end in.
