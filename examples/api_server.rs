@@ -27,9 +27,11 @@ async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let Args { data, listen } = Args::parse();
     let data = std::path::absolute(data)?;
-    let published = publish(&data, listen, &SystemClock).await?;
+    let ranges = LoopbackPlan::of(&data).services();
+    let published = publish(&data, listen, &ranges, &SystemClock).await?;
     let api = ApiServer::builder(Arc::new(DurableStore::open(data.join("store"))?))
-        .ranges(LoopbackPlan::of(&data).services())
+        .ranges(ranges)
+        .advertise(published.address)
         .dialer(Arc::new(published.node_dialer(&SystemClock)?))
         .build();
     println!("serving {}\nexport KUBECONFIG={}", published.server, published.kubeconfig.display());

@@ -51,9 +51,9 @@ async fn main() -> anyhow::Result<()> {
     let data = std::path::absolute(args.data.as_deref().unwrap_or(temporary.path()))?;
     let (clock, plan, local) = (Arc::new(SystemClock), LoopbackPlan::of(&data), kubelet::LocalNodes::default());
     let store = DurableStore::open(data.join("store"))?;
-    let published = publish(&data, (Ipv4Addr::LOCALHOST, 0).into(), &clock).await?;
-    let (ranges, root_ca) = (plan.services(), published.authority().certificate_pem());
-    let cluster = ControlPlane::builder(store).ranges(ranges).dialer(local.clone()).root_ca(root_ca).start();
+    let published = publish(&data, (Ipv4Addr::LOCALHOST, 0).into(), &plan.services(), &clock).await?;
+    let cluster = ControlPlane::builder(store).ranges(plan.services()).advertise(published.address);
+    let cluster = cluster.dialer(local.clone()).root_ca(published.authority().certificate_pem()).start();
     println!("export KUBECONFIG={}", published.kubeconfig.display());
 
     let mut tasks = JoinSet::new();

@@ -1,6 +1,6 @@
 //! API server, controllers and scheduler, wired together in one process.
 
-use std::{convert::Infallible, fmt, sync::Arc};
+use std::{convert::Infallible, fmt, net::SocketAddr, sync::Arc};
 
 use kube::Client;
 use prometheus_client::{encoding::text::encode, registry::Registry};
@@ -44,6 +44,7 @@ pub struct Builder {
     entropy: Option<Entropy>,
     dialer: Option<Arc<dyn NodeDialer>>,
     ranges: AddressRanges,
+    advertised: Option<SocketAddr>,
     scheduler: Box<dyn Scheduler>,
     root_ca: Option<String>,
     elected: Option<String>,
@@ -78,6 +79,13 @@ impl Builder {
         self
     }
 
+    /// Tells the pods that the API server is at `address`, as [`crate::server::Builder::advertise`].
+    #[must_use]
+    pub fn advertise(mut self, address: SocketAddr) -> Self {
+        self.advertised = Some(address);
+        self
+    }
+
     /// Chooses nodes by `scheduler` instead of kube-scheduler's defaults.
     #[must_use]
     pub fn scheduler(mut self, scheduler: impl Scheduler) -> Self {
@@ -108,6 +116,9 @@ impl Builder {
             ApiServer::builder(self.store).clock(Arc::clone(&self.clock)).entropy(entropy.fork()).ranges(self.ranges);
         if let Some(dialer) = self.dialer {
             api = api.dialer(dialer);
+        }
+        if let Some(address) = self.advertised {
+            api = api.advertise(address);
         }
         let api = api.build();
         let (mut tasks, mut registry) = (JoinSet::new(), Registry::default());
@@ -156,6 +167,7 @@ impl ControlPlane {
             entropy: None,
             dialer: None,
             ranges: AddressRanges::default(),
+            advertised: None,
             scheduler: Box::new(Pipeline::kubernetes_default()),
             root_ca: None,
             elected: None,

@@ -11,7 +11,10 @@ use std::{
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 
-use orchestra_core::{clock::Clock, server::ApiServer};
+use orchestra_core::{
+    clock::Clock,
+    server::{AddressRanges, ApiServer},
+};
 
 use crate::{
     dial::TlsNodeDialer,
@@ -22,11 +25,16 @@ use crate::{
 
 /// The name of a cluster in its kubeconfig.
 const CLUSTER: &str = "orchestra";
+/// What pods may call the `kubernetes` Service; as Kubernetes has them.
+const SERVICE_NAMES: [&str; 4] =
+    ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
 
 /// An API server that listens, and whose administrator's kubeconfig is written.
 pub struct Published {
     /// The server's address, such as `https://127.0.0.1:6443`.
     pub server: String,
+    /// Where it listens.
+    pub address: SocketAddr,
     /// The administrator's kubeconfig, readable by its owner only.
     pub kubeconfig: PathBuf,
     authority: CertificateAuthority,
@@ -42,22 +50,31 @@ impl fmt::Debug for Published {
 
 /// Listens at `listen`, with the certificates kept in `dir`, which are made if there are none; writes `dir/kubeconfig`.
 ///
+/// The certificate is good for the names that pods know the server by, too: those of the `kubernetes` Service, and its
+/// address in `ranges`.
+///
 /// # Errors
 ///
 /// [`Error::File`] if a file of `dir` can't be used or the address is taken; others if a certificate can't be made.
-pub async fn publish(dir: &Path, listen: SocketAddr, clock: &dyn Clock) -> Result<Published, Error> {
+pub async fn publish(
+    dir: &Path,
+    listen: SocketAddr,
+    ranges: &AddressRanges,
+    clock: &dyn Clock,
+) -> Result<Published, Error> {
     let at = |path: &Path| {
         let path = path.to_owned();
         move |source| Error::File { path, source }
     };
     let authority = CertificateAuthority::load_or_generate(dir, clock)?;
-    let address = listen.ip().to_string();
-    let names = [address.as_str(), "localhost", "kubernetes.default.svc"];
+    let (address, service) = (listen.ip().to_string(), ranges.first_address().to_string());
+    let names = [&[address.as_str(), service.as_str(), "localhost"], &SERVICE_NAMES[..]].concat();
     let certificate = authority.issue_server(&Subject::component("kube-apiserver"), &names, clock)?;
     let tls = pki::server_config(&certificate, authority.certificate_pem(), ClientCertificates::Optional)?;
     let listener = TcpListener::bind(listen).await.map_err(at(Path::new(&listen.to_string())))?;
-    let server = format!("https://{}", listener.local_addr().map_err(at(dir))?);
-    let mut published = Published { server, kubeconfig: dir.join("kubeconfig"), authority, listener, tls };
+    let address = listener.local_addr().map_err(at(dir))?;
+    let server = format!("https://{address}");
+    let mut published = Published { server, address, kubeconfig: dir.join("kubeconfig"), authority, listener, tls };
     published.kubeconfig = published.write_kubeconfig(&dir.join("kubeconfig"), &Subject::admin(), clock)?;
     Ok(published)
 }

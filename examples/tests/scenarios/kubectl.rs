@@ -69,6 +69,11 @@ fn a_manifest_is_rolled_out_and_everyday_commands_work() {
     let echoed = cluster.ok_with_input(&["-n", "web", "exec", "-i", &pod, "--", "cat"], "through\n");
     assert_eq!(echoed, "through\n");
 
+    let connect = "exec 3<>/dev/tcp/$KUBERNETES_SERVICE_HOST/$KUBERNETES_SERVICE_PORT && echo reached";
+    let reached = || text(&cluster.kubectl(&["-n", "web", "exec", &pod, "--", "bash", "-c", connect]).stdout);
+    eventually("the pod reaches the API", reached, |said| said.trim() == "reached");
+    assert!(cluster.ok(&["get", "endpoints", "kubernetes"]).contains("127.0.0.1:"));
+
     cluster.ok(&["-n", "web", "label", &pod, "tier=front"]);
     cluster.ok(&["-n", "web", "annotate", &pod, "note=kept"]);
     assert!(cluster.ok(&["-n", "web", "get", "pods", "-l", "tier=front", "-o", "name"]).contains(&pod));

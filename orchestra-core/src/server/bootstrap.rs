@@ -34,8 +34,8 @@ const PRIORITY_CLASSES: [(&str, i32, &str); 2] = [
 ];
 /// Where the key of continue tokens is; no resource is there.
 const TOKEN_KEY: [&str; 3] = ["server", "keys", "continue"];
-/// What a start waits before it asks an unavailable store again.
-const RETRY: Duration = Duration::from_millis(100);
+/// What a server waits before it asks an unavailable store again.
+pub(super) const RETRY: Duration = Duration::from_millis(100);
 
 impl Inner {
     /// Makes what is missing.
@@ -47,6 +47,13 @@ impl Inner {
             let class = json!({ "metadata": { "name": name }, "value": value, "description": description });
             self.ensure("scheduling.k8s.io", "v1", "priorityclasses", class).await;
         }
+        self.ensure_api_service().await;
+        self.share_token_key().await;
+        self.bootstrapped.set(()).expect("a server starts once");
+    }
+
+    /// Makes the Service by which pods reach the API servers.
+    pub(super) async fn ensure_api_service(&self) {
         let address = self.ranges.first_address().to_string();
         let service = json!({
             "metadata": { "name": "kubernetes", "namespace": "default",
@@ -55,8 +62,6 @@ impl Inner {
                 "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": 6443 }] },
         });
         self.ensure("", "v1", "services", service).await;
-        self.share_token_key().await;
-        self.bootstrapped.set(()).expect("a server starts once");
     }
 
     /// Takes the key of continue tokens from the store, so that a client's pages may come from several servers, and after

@@ -4,6 +4,7 @@
 //! condition that what it read still stands. There is no socket here: in one process a client is made of the server
 //! itself ([`ApiServer::client`]); over a network it is served by whoever speaks TLS.
 
+mod advertise;
 mod authorize;
 mod bootstrap;
 mod cache;
@@ -36,6 +37,7 @@ mod write;
 use std::{
     convert::Infallible,
     fmt,
+    net::{SocketAddr, SocketAddrV4},
     panic::AssertUnwindSafe,
     sync::{Arc, Weak},
     task::{Context, Poll},
@@ -123,6 +125,7 @@ pub struct Builder {
     entropy: Option<Entropy>,
     dialer: Option<Arc<dyn NodeDialer>>,
     ranges: AddressRanges,
+    advertised: Option<SocketAddrV4>,
 }
 
 impl Builder {
@@ -154,6 +157,20 @@ impl Builder {
         self
     }
 
+    /// Tells the pods, by the endpoints of the `kubernetes` Service, that this server is at `address`; without one it is
+    /// not told. Several servers of a store each tell their own, and one that ends without [`ApiServer::drain`] is left
+    /// out within half a minute.
+    ///
+    /// An IPv6 address is not told, for Services have IPv4 addresses, nor is an unspecified one, which is no place.
+    #[must_use]
+    pub fn advertise(mut self, address: SocketAddr) -> Self {
+        self.advertised = match address {
+            SocketAddr::V4(address) if !address.ip().is_unspecified() => Some(address),
+            _ => None,
+        };
+        self
+    }
+
     /// Makes the server, which follows its store from now on, on the current tokio runtime.
     #[must_use]
     pub fn build(self) -> ApiServer {
@@ -171,9 +188,15 @@ impl Builder {
             token_key: SetOnce::new(),
             draining: SetOnce::new(),
         });
-        let following = Arc::clone(&inner);
+        let (following, advertised) = (Arc::clone(&inner), self.advertised);
         let follower = tokio::spawn(async move {
-            tokio::join!(following.cache.follow(&following.store), following.bootstrap());
+            let present = async {
+                following.bootstrap().await;
+                if let Some(address) = advertised {
+                    following.advertise(address).await;
+                }
+            };
+            tokio::join!(following.cache.follow(&following.store), present);
         });
         ApiServer { inner, _follower: Arc::new(AbortOnDropHandle::new(follower)) }
     }
@@ -183,7 +206,14 @@ impl ApiServer {
     /// Starts to make a server over `store`.
     #[must_use]
     pub fn builder(store: Arc<dyn Store>) -> Builder {
-        Builder { store, clock: Arc::new(SystemClock), entropy: None, dialer: None, ranges: AddressRanges::default() }
+        Builder {
+            store,
+            clock: Arc::new(SystemClock),
+            entropy: None,
+            dialer: None,
+            ranges: AddressRanges::default(),
+            advertised: None,
+        }
     }
 
     /// Prepares for the end: `/readyz` fails from now on, and watches end as they do when their time is over, with a last

@@ -34,7 +34,7 @@ pub(crate) const SERVICES: &str = "/api/v1/namespaces/default/services";
 #[derive(Clone)]
 pub(crate) struct Cluster {
     pub(crate) server: ApiServer,
-    user: Option<UserInfo>,
+    pub(crate) user: Option<UserInfo>,
 }
 
 /// An answer, read to its end.

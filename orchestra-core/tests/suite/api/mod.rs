@@ -2,6 +2,7 @@
 
 mod fixture;
 
+mod advertise;
 mod bad_input;
 mod create;
 mod delete;
