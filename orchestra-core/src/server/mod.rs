@@ -267,6 +267,8 @@ struct Call {
     verb: &'static str,
     user: UserInfo,
     body: Body,
+    /// What its body names twice, found before it became JSON.
+    duplicates: Vec<String>,
     /// Counts it among the long-running ones while it lasts.
     counted: Option<OneMore>,
 }
@@ -426,7 +428,8 @@ impl Inner {
                 }
                 self.bootstrapped.wait().await;
                 let counted = routed.long.then(|| self.metrics.begin_long(&routed.labels));
-                let call = Call { parts, query: routed.query, verb: routed.verb, user, body, counted };
+                let call =
+                    Call { parts, query: routed.query, verb: routed.verb, user, body, duplicates: Vec::new(), counted };
                 let call = self.in_json(call).await?;
                 match (kind.view, kind.review) {
                     (Some(view), _) => self.viewed(kind, view, &target, call).await,

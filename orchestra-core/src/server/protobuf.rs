@@ -1,6 +1,6 @@
-//! Bodies of requests in Kubernetes' protobuf form, which are taken as the JSON that they stand for.
+//! Bodies of requests in Kubernetes' protobuf form and in YAML, which are taken as the JSON that they stand for.
 //!
-//! Answers are JSON: whoever sends protobuf accepts that too.
+//! Answers are JSON: whoever sends another form accepts that too.
 
 use bytes::Bytes;
 use http::{HeaderValue, header};
@@ -18,7 +18,7 @@ use k8s_openapi::{
 };
 
 use crate::{
-    api::schema::{Envelope, ProtobufError, Schema},
+    api::schema::{Envelope, ParseError, ProtobufError, Schema, parse_yaml},
     server::{
         Call, Inner,
         error::{Failure, Result},
@@ -26,18 +26,28 @@ use crate::{
     },
 };
 
-/// The media type.
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+const YAML: &str = "application/yaml";
 
 impl Inner {
     /// The call with a body in JSON.
     pub(super) async fn in_json(&self, mut call: Call) -> Result<Call> {
-        if call.content_type() != PROTOBUF {
+        let media = call.content_type();
+        // A patch is of types of its own.
+        if media != PROTOBUF && (media != YAML || call.verb == "patch") {
             return Ok(call);
         }
         let body = call.body().await?;
         // A request without a body may say of what type it isn't.
-        let json = if body.is_empty() { body } else { self.json_of(&body)? };
+        let json = if body.is_empty() {
+            body
+        } else if media == PROTOBUF {
+            self.json_of(&body)?
+        } else {
+            let (value, duplicates) = parse_yaml(&body).map_err(|error| bad_yaml(&error))?;
+            call.duplicates = duplicates;
+            value.to_string().into()
+        };
         call.body = whole(json);
         call.parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(call)
@@ -59,6 +69,10 @@ impl Inner {
         };
         Ok(read.map_err(unreadable)?.to_string().into())
     }
+}
+
+fn bad_yaml(error: &ParseError) -> Failure {
+    Failure::bad_request(format!("error converting YAML to JSON: yaml: {error}"))
 }
 
 /// The schema of a kind that is sent but not stored.

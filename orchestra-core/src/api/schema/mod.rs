@@ -16,6 +16,8 @@ use std::sync::Arc;
 use schemars::JsonSchema;
 
 pub use conform::DecodeError;
+#[cfg(feature = "client")]
+pub use parse::parse_yaml;
 pub use parse::{DEPTH_MAX, ParseError, parse_strict};
 pub use position::Position;
 pub use protobuf::{Envelope, ProtobufError};

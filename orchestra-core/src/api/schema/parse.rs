@@ -48,6 +48,43 @@ pub fn parse_strict(body: &[u8]) -> Result<(Value, Vec<String>), ParseError> {
     }
 }
 
+/// How many brackets and braces a YAML document may have open at once: its reader takes time by the square of them.
+#[cfg(feature = "client")]
+const FLOW_DEPTH_MAX: usize = 1_000;
+
+/// As [`parse_strict`], of one YAML document; keys that are no strings are taken as they are written.
+///
+/// # Errors
+///
+/// The body is not exactly one YAML document, or one that no JSON stands for.
+#[cfg(feature = "client")]
+pub fn parse_yaml(body: &[u8]) -> Result<(Value, Vec<String>), ParseError> {
+    if flow_depth_max(body) > FLOW_DEPTH_MAX {
+        return Err(ParseError::TooDeep);
+    }
+    let mut reader = Reader { path: String::new(), duplicates: Vec::new(), depth: 0, too_deep: false };
+    let value = Seed(&mut reader).deserialize(serde_yaml_ng::Deserializer::from_slice(body));
+    match value {
+        Ok(value) => Ok((value, reader.duplicates)),
+        Err(_) if reader.too_deep => Err(ParseError::TooDeep),
+        Err(error) => Err(ParseError::Syntax(error.to_string())),
+    }
+}
+
+/// How many brackets and braces are open at once, at most; those of texts count, too.
+#[cfg(feature = "client")]
+fn flow_depth_max(body: &[u8]) -> usize {
+    let depths = body.iter().scan(0_usize, |depth, byte| {
+        match byte {
+            b'[' | b'{' => *depth += 1,
+            b']' | b'}' => *depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        Some(*depth)
+    });
+    depths.max().unwrap_or(0)
+}
+
 struct Reader {
     path: String,
     duplicates: Vec<String>,

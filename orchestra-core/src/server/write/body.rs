@@ -17,6 +17,9 @@ use crate::{
     },
 };
 
+/// What a body may be, as errors say it; what is no JSON has become it before.
+const ACCEPTED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+
 impl Inner {
     /// Parses a body into an object of `kind`, strictly if asked; what a lenient client should know comes as warnings.
     pub(crate) fn read_body(&self, kind: &Kind, call: &Call, body: &[u8]) -> Result<(Object, Vec<String>)> {
@@ -27,7 +30,7 @@ impl Inner {
             .and_then(|value| value.to_str().ok())
             .unwrap_or("application/json");
         if content_type.split(';').next().map(str::trim) != Some("application/json") {
-            return Err(Failure::unsupported_media_type(content_type, "application/json"));
+            return Err(Failure::unsupported_media_type(content_type, ACCEPTED));
         }
         let (value, mut problems) = schema::parse_strict(body)
             .map_err(|error| Failure::bad_request(schema::unrecognized(kind.kind, &error, body)))?;
@@ -35,6 +38,7 @@ impl Inner {
             let detail = "the body is no JSON object";
             return Err(Failure::bad_request(schema::cannot_handle(kind.kind, kind.version, detail)));
         };
+        problems.extend(call.duplicates.iter().cloned());
         problems.extend(self.conform(kind, &mut object)?);
         let warnings = call.field_validation()?.judge(problems).map_err(|problems| {
             let detail = schema::strict_decoding_error(&problems);

@@ -25,3 +25,4 @@ mod subresources;
 mod tables;
 mod update;
 mod watch;
+mod yaml;
