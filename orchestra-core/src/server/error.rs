@@ -167,10 +167,8 @@ impl Failure {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
     }
 
-    pub(crate) fn too_many_requests(message: impl Into<String>, cause: Option<StatusCause>) -> Self {
-        let mut failure = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message).retry_after(10);
-        failure.0.details.get_or_insert_default().causes = cause.map(|cause| vec![cause]);
-        failure
+    pub(crate) fn too_many_requests(message: impl Into<String>, retry_seconds: i32) -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message).retry_after(retry_seconds)
     }
 
     pub(crate) fn timeout() -> Self {

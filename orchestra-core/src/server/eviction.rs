@@ -21,6 +21,9 @@ use crate::{
 /// How many pods a budget may wait for to be gone, as in Kubernetes.
 const DISRUPTED_PODS_MAX: usize = 2_000;
 
+/// When an eviction that a budget forbids may be asked for again; as in Kubernetes.
+const RETRY_SECONDS: i32 = 10;
+
 impl Inner {
     /// Deletes a pod, and takes one disruption off the budget that selects it.
     pub(super) async fn evict(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
@@ -133,5 +136,5 @@ fn refuse_if_spent(budget: &PodDisruptionBudget, status: &PodDisruptionBudgetSta
 
 fn too_many(why: &str) -> Failure {
     let message = "Cannot evict pod as it would violate the pod's disruption budget.";
-    Failure::too_many_requests(message, None).because("DisruptionBudget", why)
+    Failure::too_many_requests(message, RETRY_SECONDS).because("DisruptionBudget", why)
 }

@@ -65,6 +65,7 @@ pub(crate) struct Metrics {
     requests: Family<AnswerLabels, Counter>,
     seconds: Family<RequestLabels, Histogram>,
     in_flight: Family<InFlightLabels, Gauge>,
+    dropped: Family<InFlightLabels, Counter>,
     long_running: Family<RequestLabels, Gauge>,
     watch_events: Family<ResourceLabels, Counter>,
 }
@@ -99,6 +100,7 @@ impl Metrics {
             requests: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             in_flight: Family::default(),
+            dropped: Family::default(),
             long_running: Family::default(),
             watch_events: Family::default(),
         };
@@ -123,6 +125,11 @@ impl Metrics {
             self.in_flight.clone(),
         );
         registry.register(
+            "apiserver_dropped_requests",
+            "Requests refused since too many were under way",
+            self.dropped.clone(),
+        );
+        registry.register(
             "apiserver_longrunning_requests",
             "Watches, logs and streams under way",
             self.long_running.clone(),
@@ -133,8 +140,12 @@ impl Metrics {
 
     /// A request begins.
     pub(crate) fn begin(&self, labels: &RequestLabels) -> OneMore {
-        let request_kind = if matches!(labels.verb, "GET" | "LIST") { "readOnly" } else { "mutating" };
-        OneMore::of(self.in_flight.get_or_create_owned(&InFlightLabels { request_kind }))
+        OneMore::of(self.in_flight.get_or_create_owned(&InFlightLabels::of(labels)))
+    }
+
+    /// A request is refused since too many are under way.
+    pub(crate) fn dropped(&self, labels: &RequestLabels) {
+        self.dropped.get_or_create(&InFlightLabels::of(labels)).inc();
     }
 
     /// A request that stays for long begins.
@@ -163,7 +174,18 @@ impl Metrics {
     }
 }
 
+impl InFlightLabels {
+    fn of(labels: &RequestLabels) -> Self {
+        Self { request_kind: if labels.reads() { "readOnly" } else { "mutating" } }
+    }
+}
+
 impl RequestLabels {
+    /// Whether such a request changes nothing.
+    pub(crate) fn reads(&self) -> bool {
+        matches!(self.verb, "GET" | "LIST")
+    }
+
     /// Of a request for a resource.
     pub(crate) fn of(kind: Option<&Kind>, target: &Target, verb: &str) -> Self {
         let scope = match (&target.name, &target.namespace) {

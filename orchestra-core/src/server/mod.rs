@@ -14,6 +14,7 @@ mod eviction;
 mod health;
 mod identity;
 mod impersonate;
+mod limit;
 mod metrics;
 mod node_proxy;
 mod object;
@@ -65,6 +66,7 @@ use crate::{
 
 use cache::WatchCache;
 use error::{Failure, Result};
+use limit::Places;
 use metrics::{Metrics, OneMore, RequestLabels};
 use registry::{Kind, Registry};
 use respond::{Accept, Answer, accepts};
@@ -72,6 +74,7 @@ use review::Review;
 use route::{Query, Route, Target, verb};
 
 pub use identity::{AUTHENTICATED_GROUP, MASTERS_GROUP, PeerCertificate, UserInfo};
+pub use limit::{READS_IN_FLIGHT_MAX, WRITES_IN_FLIGHT_MAX};
 pub use node_proxy::{BoxedIo, NodeDialer};
 pub use service_address::AddressRanges;
 
@@ -103,6 +106,7 @@ struct Inner {
     dialer: Option<Arc<dyn NodeDialer>>,
     ranges: AddressRanges,
     metrics: Metrics,
+    places: Places,
     /// Set once everything is there that every cluster has; requests for resources wait for it.
     bootstrapped: SetOnce<()>,
     /// What continue tokens are signed with: the same on every server of a store. Set before `bootstrapped`.
@@ -184,6 +188,7 @@ impl Builder {
             dialer: self.dialer,
             ranges: self.ranges,
             metrics: Metrics::new(),
+            places: Places::new(),
             bootstrapped: SetOnce::new(),
             token_key: SetOnce::new(),
             draining: SetOnce::new(),
@@ -369,7 +374,13 @@ impl Inner {
         let labels = routed.labels;
         let span = tracing::info_span!("request", method = %parts.method, path = parts.uri.path());
         let counted = (!routed.long).then(|| self.metrics.begin(&labels));
-        let answer = AssertUnwindSafe(Arc::clone(&self).respond(parts, body, routed)).catch_unwind();
+        let placed = async {
+            match self.place_in_flight(&routed, &parts.extensions) {
+                Ok(_place) => Arc::clone(&self).respond(parts, body, routed).await,
+                Err(failure) => respond::failure(&failure),
+            }
+        };
+        let answer = AssertUnwindSafe(placed).catch_unwind();
         let response = answer.instrument(span).await.unwrap_or_else(|_| {
             tracing::error!("a handler panicked");
             let message = "This request caused apiserver to panic. Look in the logs for details.";

@@ -11,6 +11,7 @@ mod events;
 mod health;
 mod identity;
 mod impersonation;
+mod limit;
 mod list;
 mod manifest;
 mod model;
