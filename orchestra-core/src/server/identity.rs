@@ -45,7 +45,7 @@ impl UserInfo {
 pub struct PeerCertificate(pub Arc<[u8]>);
 
 /// Who a request's extensions vouch for: a [`UserInfo`] put there in-process, or a [`PeerCertificate`], whose common
-/// name is the user and whose organizations are the groups.
+/// name is the user and whose organizations are the groups; nobody, if the certificate has no such name.
 pub(crate) fn vouched(extensions: &Extensions) -> Option<UserInfo> {
     if let Some(user) = extensions.get::<UserInfo>() {
         return Some(user.clone());
@@ -53,7 +53,7 @@ pub(crate) fn vouched(extensions: &Extensions) -> Option<UserInfo> {
     let PeerCertificate(der) = extensions.get()?;
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     let subject = certificate.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok()?;
+    let name = subject.iter_common_name().next()?.as_str().ok().filter(|name| !name.is_empty())?;
     let groups = subject.iter_organization().filter_map(|group| group.as_str().ok());
     Some(UserInfo::new(name, groups.chain([AUTHENTICATED_GROUP])))
 }

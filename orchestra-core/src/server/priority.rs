@@ -55,6 +55,25 @@ impl Inner {
         Ok(())
     }
 
+    /// Refuses a second class that is the cluster's default.
+    ///
+    /// # Errors
+    ///
+    /// 403 if another class is the default already.
+    pub(super) async fn admit_default_class(&self, kind: &Kind, class: &Object) -> Result<()> {
+        if kind.kind != "PriorityClass" || class.get("globalDefault") != Some(&Value::Bool(true)) {
+            return Ok(());
+        }
+        let name = meta(class, "name");
+        let other = self.default_priority_class().await?.and_then(|class| class.metadata.name);
+        let Some(other) = other.filter(|other| other != name) else { return Ok(()) };
+        let message = format!(
+            "{} \"{name}\" is forbidden: PriorityClass {other} is already marked as default. Only one default can exist",
+            kind.qualified()
+        );
+        Err(Failure::forbidden(kind.plural, name, message))
+    }
+
     async fn priority_class(&self, name: &str) -> Result<Option<PriorityClass>> {
         let key = object::key(self.priority_classes(), "", name)?;
         let entry = self.store.get(&key).await?;

@@ -52,6 +52,8 @@ pub(crate) struct Kind {
     pub(crate) storage: (&'static str, &'static str),
     /// Whether an update without a resource version is taken.
     pub(crate) unconditional_update: bool,
+    /// Whether an update of what isn't there creates it.
+    pub(crate) creates_on_update: bool,
     /// Whether a deletion that is done at once answers with the object, not with a `Status`.
     pub(crate) returns_deleted: bool,
     pub(crate) strategy: Strategy,

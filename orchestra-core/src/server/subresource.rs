@@ -44,7 +44,13 @@ impl Inner {
             ("eviction", &Method::POST) => self.evict(kind, target, call).await,
             ("token", &Method::POST) => self.token(kind, target, call).await,
             ("log", &Method::GET) => self.proxy(kind, target, "containerLogs", call).await,
-            ("exec" | "attach", &Method::GET | &Method::POST) => self.proxy(kind, target, subresource, call).await,
+            ("exec", &Method::GET | &Method::POST) => self.proxy(kind, target, subresource, call).await,
+            ("attach", &Method::GET | &Method::POST) => {
+                Err(Failure::not_implemented("this server does not attach to containers; use logs or exec"))
+            }
+            ("portforward", &Method::GET | &Method::POST) => Err(Failure::not_implemented(
+                "this server does not forward ports; use the address of the pod or a Service",
+            )),
             _ => Err(Failure::method_not_allowed()),
         }
     }

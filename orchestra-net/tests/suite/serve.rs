@@ -7,12 +7,16 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use orchestra_core::{clock::SystemClock, server::PeerCertificate};
+use orchestra_core::{
+    clock::SystemClock,
+    server::{ApiServer, PeerCertificate},
+};
 use orchestra_net::{
     guard,
     pki::{self, CertificateAuthority, ClientCertificates, Subject},
     serve::{HANDSHAKE_SECONDS_MAX, HEADER_SECONDS_MAX, serve_until},
 };
+use orchestra_store::MemoryStore;
 use rustls::{
     ClientConfig,
     pki_types::{CertificateDer, ServerName, pem::PemObject as _},
@@ -163,4 +167,21 @@ async fn a_request_in_progress_outlives_the_end_of_its_server() {
     timeout(Duration::from_secs(5), server.task).await.expect("it ends").expect("no panic");
     assert!(TcpStream::connect(server.address).await.is_err(), "nobody is let in anymore");
     drop(idle);
+}
+
+/// SEMANTICS 75: nobody is somebody without a name.
+#[tokio::test]
+async fn a_certificate_without_a_common_name_is_nobodys() {
+    let authority = CertificateAuthority::generate(&SystemClock).expect("made");
+    let server = ApiServer::builder(Arc::new(MemoryStore::new())).build();
+    for (user, expected) in [("", 401), ("jane", 403)] {
+        let subject = Subject { user: user.into(), group: None };
+        let credential = authority.issue_client(&subject, &SystemClock).expect("issued");
+        let certificate = CertificateDer::from_pem_slice(credential.certificate_pem.as_bytes()).expect("a certificate");
+        let mut request =
+            Request::get("/api/v1/namespaces/default/pods").body(Empty::<Bytes>::new()).expect("a request");
+        request.extensions_mut().insert(PeerCertificate(certificate.as_ref().into()));
+        let response = server.clone().call(request).await.expect("infallible");
+        assert_eq!(response.status().as_u16(), expected, "{user:?}");
+    }
 }

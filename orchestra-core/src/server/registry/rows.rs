@@ -38,6 +38,18 @@ use crate::server::{review::Review, view};
 type Validate<T> = fn(&T) -> Vec<FieldError>;
 type ValidateUpdate<T> = fn(&T, &T) -> Vec<FieldError>;
 
+/// The kinds that an update creates if they are absent; as in Kubernetes.
+const CREATED_ON_UPDATE: [(&str, &str); 8] = [
+    ("", "Endpoints"),
+    ("", "Event"),
+    ("", "Service"),
+    ("coordination.k8s.io", "Lease"),
+    ("rbac.authorization.k8s.io", "ClusterRole"),
+    ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
+    ("rbac.authorization.k8s.io", "Role"),
+    ("rbac.authorization.k8s.io", "RoleBinding"),
+];
+
 /// What a row needs beyond its type: names, then functions.
 fn row<T>(
     plural: &'static str,
@@ -63,6 +75,7 @@ where
         fields: &[],
         storage: (storage_group, plural),
         unconditional_update: true,
+        creates_on_update: CREATED_ON_UPDATE.contains(&(T::GROUP, T::KIND)),
         returns_deleted: false,
         strategy: Strategy::Plain,
         view: None,
@@ -120,7 +133,7 @@ fn core() -> Vec<Kind> {
             short_names: &["po"],
             returns_deleted: true,
             categories: &["all"],
-            subresources: &["attach", "binding", "eviction", "exec", "log", "status"],
+            subresources: &["attach", "binding", "eviction", "exec", "log", "portforward", "status"],
             fields: &[
                 "spec.nodeName",
                 "spec.restartPolicy",

@@ -97,8 +97,11 @@ fn prepare_job(object: &mut Object) {
 
 fn prepare_pod(object: &mut Object) {
     let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut) else { return };
-    spec.entry("serviceAccountName").or_insert_with(|| "default".into());
-    let account = spec["serviceAccountName"].clone();
+    let account = spec.entry("serviceAccountName").or_insert_with(|| "".into());
+    if account == "" {
+        *account = "default".into();
+    }
+    let account = account.clone();
     spec.insert("serviceAccount".into(), account);
     let tolerations = spec.entry("tolerations").or_insert_with(|| json!([]));
     if let Some(tolerations) = tolerations.as_array_mut() {

@@ -77,6 +77,7 @@ impl Inner {
         let mut object = kind.default(object).map_err(|error| bad_object(&error))?;
         self.stamp(kind, &mut object);
         self.prioritize(kind, &mut object).await?;
+        self.admit_default_class(kind, &object).await?;
         kind.strategy.prepare_create(&mut object);
         let name = meta(&object, "name").to_owned();
         let errors = kind.validate(&object, None).map_err(Failure::internal)?;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::{
     api::{
         schema,
-        validation::{FieldError, Path},
+        validation::{FieldError, FieldErrorKind, Path},
     },
     server::{
         Call, Inner,
@@ -21,7 +21,7 @@ use crate::{
     store::{self, Check, Op, Txn},
 };
 
-use super::{CONFLICT_TRIES, Part, bad_object};
+use super::{CONFLICT_TRIES, CreateError, Part, bad_object};
 
 /// What of `metadata` only the server sets.
 const SERVERS_OWN: [&str; 8] = [
@@ -45,10 +45,18 @@ impl Inner {
         self.place(kind, target, &mut new)?;
         let name = target.name.clone().unwrap_or_default();
         let seen = seen(&new)?.to_owned();
+        if seen.is_empty() && part == Part::Spec && self.is_created_by_update(kind, target).await? {
+            self.authorize(&call.user, "create", target, &call.query).await?;
+            call.user.admit_change(kind, &Object::new(), &new)?;
+            match self.create_object(kind, new.clone(), call.dry_run()?).await {
+                Ok(created) => return Ok(Answer::created(StatusCode::CREATED, kind, &created, warnings)),
+                // Another was first.
+                Err(CreateError::Exists) => {}
+                Err(CreateError::Failed(failure)) => return Err(failure),
+            }
+        }
         if seen.is_empty() && !kind.unconditional_update {
-            let path = Path::root("metadata");
-            let error = FieldError::invalid(&path.field("resourceVersion"), 0, "must be specified for an update");
-            return Err(Failure::invalid(kind, &name, &[error]));
+            return Err(Failure::invalid(kind, &name, &[unseen()]));
         }
         let dry_run = call.dry_run()?;
         let change = |old: &Object| {
@@ -58,6 +66,16 @@ impl Inner {
         };
         let written = self.modify(kind, target, part, dry_run, !seen.is_empty(), change).await?;
         Ok(Answer::created(StatusCode::OK, kind, &written, warnings))
+    }
+
+    /// Whether an update is of what isn't there, and creates it. One that says what it has seen never is.
+    async fn is_created_by_update(&self, kind: &Kind, target: &Target) -> Result<bool> {
+        if !kind.creates_on_update {
+            return Ok(false);
+        }
+        let (namespace, name) = (target.namespace.as_deref(), target.name.as_deref());
+        let key = object::key(kind, namespace.unwrap_or_default(), name.unwrap_or_default())?;
+        Ok(self.store.get(&key).await?.is_none())
     }
 
     pub(crate) async fn patch(&self, kind: &Kind, target: &Target, mut call: Call, part: Part) -> Result<Answer> {
@@ -103,6 +121,7 @@ impl Inner {
             let entry = self.store.get(&key).await?.ok_or_else(|| Failure::not_found(kind, name))?;
             let old = object::decode(&entry.value, entry.modified)?;
             let new = change(&old)?;
+            self.admit_default_class(kind, &new).await?;
             let mut new = self.merge_parts(kind, part, &old, new)?;
             // A binding changes what no other write may: the node of a pod.
             let before = (part != Part::Binding).then_some(&old);
@@ -190,6 +209,16 @@ fn seen(object: &Object) -> Result<&str> {
         other => Err(Failure::bad_request(format!(
             "metadata.resourceVersion: Invalid value: {other:?}: must be a number that the server has given out"
         ))),
+    }
+}
+
+/// What is wrong with an update that doesn't say what it has seen, where it must; with Kubernetes' own notation of zero.
+fn unseen() -> FieldError {
+    FieldError {
+        path: "metadata.resourceVersion".into(),
+        kind: FieldErrorKind::Invalid,
+        value: None,
+        detail: "0x0: must be specified for an update".into(),
     }
 }
 

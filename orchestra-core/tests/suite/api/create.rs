@@ -133,3 +133,17 @@ async fn the_namespaces_and_the_service_that_every_cluster_has_are_there() {
     let service = cluster.get("/api/v1/namespaces/default/services/kubernetes").await.ok();
     assert_eq!(service["spec"]["ports"][0]["port"], 443);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_no_account_is_of_the_default_one() {
+    let cluster = Cluster::new();
+    for (at, given) in [json!(null), json!("")].into_iter().enumerate() {
+        let mut pod = pod(&format!("p{at}"));
+        pod["spec"]["serviceAccountName"] = given;
+        let made = cluster.post(PODS, &pod).await.ok();
+        assert_eq!(
+            (&made["spec"]["serviceAccountName"], &made["spec"]["serviceAccount"]),
+            (&json!("default"), &json!("default"))
+        );
+    }
+}

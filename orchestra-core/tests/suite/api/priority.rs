@@ -57,3 +57,19 @@ async fn no_pod_gives_itself_a_priority() {
     given["spec"]["preemptionPolicy"] = "Never".into();
     cluster.post(PODS, &given).await.failed_with(403, "Forbidden", "the string value of PreemptionPolicy (Never)");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_second_default_class_is_refused() {
+    let cluster = Cluster::new();
+    let class =
+        |name: &str, default: bool| json!({ "metadata": { "name": name }, "value": 1, "globalDefault": default });
+    cluster.post(CLASSES, &class("one", true)).await.ok();
+    cluster.post(CLASSES, &class("two", false)).await.ok();
+    let words = "is forbidden: PriorityClass one is already marked as default. Only one default can exist";
+    cluster.post(CLASSES, &class("three", true)).await.failed_with(403, "Forbidden", words);
+    let two = format!("{CLASSES}/two");
+    cluster.put(&two, &class("two", true)).await.failed_with(403, "Forbidden", words);
+    cluster.put(&format!("{CLASSES}/one"), &class("one", true)).await.ok();
+    cluster.delete(&format!("{CLASSES}/one")).await.ok();
+    cluster.put(&two, &class("two", true)).await.ok();
+}

@@ -167,3 +167,15 @@ async fn what_a_kind_does_not_have_is_not_found_and_what_it_does_not_take_not_al
     cluster.get(&format!("{PODS}/a/binding")).await.failed(405, "MethodNotAllowed");
     cluster.get(&format!("{PODS}/a/log")).await.failed_with(400, "BadRequest", "pod a does not have a host assigned");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_this_server_does_not_offer_it_says_in_plain_words() {
+    let cluster = Cluster::new();
+    cluster.post(PODS, &pod("a")).await.ok();
+    for (subresource, words) in [("attach", "does not attach to containers"), ("portforward", "does not forward ports")]
+    {
+        let path = format!("{PODS}/a/{subresource}");
+        cluster.get(&path).await.failed_with(501, "NotImplemented", words);
+        cluster.post(&path, &json!({})).await.failed_with(501, "NotImplemented", words);
+    }
+}

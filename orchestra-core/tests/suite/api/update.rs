@@ -172,11 +172,27 @@ async fn leases_and_budgets_are_updated_only_by_those_who_have_seen_them() {
         reply.failed_with(
             422,
             "Invalid",
-            "metadata.resourceVersion: Invalid value: 0: must be specified for an update",
+            "metadata.resourceVersion: Invalid value: 0x0: must be specified for an update",
         );
         cluster.put(&format!("{path}/a"), &made).await.ok();
         // A patch is made of what is there.
         let patch = json!({ "metadata": { "labels": { "a": "b" } } });
         cluster.patch(&format!("{path}/a"), MERGE_PATCH, &patch).await.ok();
     }
+}
+
+/// As in Kubernetes; what has been seen and is gone stays so.
+#[tokio::test(start_paused = true)]
+async fn an_update_creates_a_lease_that_is_absent_but_no_config_map() {
+    let cluster = Cluster::new();
+    let path = "/apis/coordination.k8s.io/v1/namespaces/default/leases/a";
+    let lease = json!({ "metadata": { "name": "a" }, "spec": { "holderIdentity": "a" } });
+    let made = cluster.put(path, &lease).await;
+    assert_eq!(made.code, 201);
+    let made = made.ok();
+    assert_eq!(cluster.get(path).await.ok(), made);
+    cluster.put(path, &lease).await.failed(422, "Invalid");
+    cluster.delete(path).await.ok();
+    cluster.put(path, &made).await.failed(404, "NotFound");
+    cluster.put(&format!("{CONFIG_MAPS}/none"), &config_map("none")).await.failed(404, "NotFound");
 }
