@@ -167,8 +167,10 @@ impl Failure {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "RequestEntityTooLarge", message)
     }
 
-    pub(crate) fn too_many_requests(message: impl Into<String>, retry_seconds: i32) -> Self {
-        Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message).retry_after(retry_seconds)
+    /// Without a time to try again the client tells its user instead of waiting by itself.
+    pub(crate) fn too_many_requests(message: impl Into<String>, retry_seconds: Option<i32>) -> Self {
+        let failure = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
+        retry_seconds.into_iter().fold(failure, Self::retry_after)
     }
 
     pub(crate) fn not_implemented(message: impl Into<String>) -> Self {

@@ -75,7 +75,7 @@ impl Inner {
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(too_many("the budget is under heavy change"))
+        Err(too_many("the budget is under heavy change", Some(RETRY_SECONDS)))
     }
 
     /// The budget that selects `pod`.
@@ -118,23 +118,25 @@ fn counts(budget: &PodDisruptionBudget, pod: &Object) -> bool {
 fn refuse_if_spent(budget: &PodDisruptionBudget, status: &PodDisruptionBudgetStatus) -> Result<()> {
     let name = budget.metadata.name.as_deref().unwrap_or_default();
     if status.observed_generation.unwrap_or(0) < budget.metadata.generation.unwrap_or(0) {
-        return Err(too_many(&format!("The disruption budget {name} is still being processed by the server.")));
+        let why = format!("The disruption budget {name} is still being processed by the server.");
+        return Err(too_many(&why, Some(RETRY_SECONDS)));
     }
     if status.disrupted_pods.as_ref().is_some_and(|pods| pods.len() > DISRUPTED_PODS_MAX) {
         let message = "DisruptedPods map too big - too many evictions not confirmed by PDB controller";
         return Err(Failure::forbidden("poddisruptionbudgets", name, message.into()));
     }
     if status.disruptions_allowed.unwrap_or(0) < 1 {
-        return Err(too_many(&format!(
+        let why = format!(
             "The disruption budget {name} needs {} healthy pods and has {} currently",
             status.desired_healthy.unwrap_or(0),
             status.current_healthy.unwrap_or(0)
-        )));
+        );
+        return Err(too_many(&why, None));
     }
     Ok(())
 }
 
-fn too_many(why: &str) -> Failure {
+fn too_many(why: &str, retry_seconds: Option<i32>) -> Failure {
     let message = "Cannot evict pod as it would violate the pod's disruption budget.";
-    Failure::too_many_requests(message, RETRY_SECONDS).because("DisruptionBudget", why)
+    Failure::too_many_requests(message, retry_seconds).because("DisruptionBudget", why)
 }

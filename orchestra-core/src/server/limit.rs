@@ -51,7 +51,7 @@ impl Inner {
             return Ok(None);
         }
         self.metrics.dropped(&routed.labels);
-        Err(Failure::too_many_requests("Too many requests, please try again later.", 1))
+        Err(Failure::too_many_requests("Too many requests, please try again later.", Some(1)))
     }
 }
 

@@ -118,7 +118,8 @@ async fn concurrent_evictions_spend_no_more_than_the_budget() {
         let cause = &status["details"]["causes"][0];
         assert_eq!(cause["reason"], "DisruptionBudget");
         assert_eq!(cause["message"], "The disruption budget web needs 3 healthy pods and has 5 currently");
-        assert!(reply.headers.contains_key("retry-after"));
+        // With a time to retry after, `kubectl drain` would wait without a word.
+        assert!(!reply.headers.contains_key("retry-after"));
     }
     let budget = cluster.get(&format!("{BUDGETS}/web")).await.ok();
     assert_eq!(budget["status"]["disruptionsAllowed"], 0);

@@ -178,8 +178,11 @@ async fn a_watch_that_lags_behind_what_is_kept_ends_with_an_error() {
     assert_eq!((&error["object"]["kind"], &error["object"]["code"]), (&json!("Status"), &json!(410)));
     assert_eq!(error["object"]["reason"], "Expired");
     assert!(slow.next().await.is_none());
-    // Who asks for what is gone is told at once.
-    cluster.get(&path).await.failed_with(410, "Expired", "too old resource version");
+    // Who asks for what is gone is told at once, and by an event: clients list again on nothing else (SEMANTICS 23).
+    let mut late = cluster.watch(&path).await;
+    let error = late.next().await.expect("an error");
+    assert_eq!((&error["type"], &error["object"]["code"]), (&json!("ERROR"), &json!(410)));
+    assert!(late.next().await.is_none());
 }
 
 /// SEMANTICS 11: a watch from the future waits, and tells nothing that is before it.
