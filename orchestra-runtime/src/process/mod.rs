@@ -68,6 +68,9 @@ mod supervisor;
 
 /// How many hints wait for a reader; a reader that is further behind looks at everything anyway.
 const EVENTS_MAX: usize = 1_024;
+/// How often a lock that another process has is tried again, and what is waited before each: a second in all.
+const LOCK_TRIES: usize = 50;
+const LOCK_WAIT: Duration = Duration::from_millis(20);
 /// Where sandboxes are kept.
 const SANDBOXES_DIR: &str = "sandboxes";
 /// Where a container starts, and its mounts appear.
@@ -115,7 +118,8 @@ impl ProcessRuntime {
     /// Opens a runtime that keeps its state in `dir`, and takes on what an earlier one left there.
     ///
     /// Its sandboxes get the `addresses` addresses from `first` on; nodes of one machine want ranges of their own, each
-    /// inside 127.0.0.0/8. Makes the directory if there is none. Runs on the tokio runtime it is called on.
+    /// inside 127.0.0.0/8. Makes the directory if there is none. Runs on the tokio runtime it is called on, and blocks for up
+    /// to a second if a process that has the directory is just ending.
     ///
     /// # Errors
     ///
@@ -123,8 +127,9 @@ impl ProcessRuntime {
     pub fn open(dir: impl Into<PathBuf>, first: Ipv4Addr, addresses: u32, clock: Arc<dyn Clock>) -> Result<Self> {
         let dir = open_dir(&dir.into()).map_err(Error::unavailable)?;
         let lock = File::create(dir.join("lock")).map_err(Error::unavailable)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| Error::unavailable(format!("{} is in use by another runtime", dir.display())))?;
+        if !lock_soon(&lock) {
+            return Err(Error::unavailable(format!("{} is in use by another runtime", dir.display())));
+        }
         let growth = Arc::new(Growth::new().map_err(Error::unavailable)?);
         let mut state = State { sandboxes: BTreeMap::new(), addresses: AddressPool::new(first, addresses) };
         for sandbox in Sandbox::load_all(&dir.join(SANDBOXES_DIR))? {
@@ -390,6 +395,17 @@ impl ContainerRuntime for ProcessRuntime {
 fn open_dir(dir: &Path) -> io::Result<PathBuf> {
     fs::DirBuilder::new().recursive(true).mode(DIR_MODE).create(dir.join(SANDBOXES_DIR))?;
     dir.canonicalize()
+}
+
+/// Whether the lock could be had: a process that was killed holds its own until the kernel has cleared it away.
+fn lock_soon(lock: &File) -> bool {
+    let try_lock = || flock(lock, FlockOperation::NonBlockingLockExclusive).is_ok();
+    let mut again = std::iter::repeat_n((), LOCK_TRIES);
+    try_lock()
+        || again.any(|()| {
+            std::thread::sleep(LOCK_WAIT);
+            try_lock()
+        })
 }
 
 #[cfg(test)]
