@@ -101,6 +101,8 @@ pub(super) enum Why {
 pub(super) struct Plan {
     /// In this order; after each, look again.
     pub(super) actions: Vec<Action>,
+    /// Containers that have exited, and wait for their backoff to be over.
+    pub(super) backing_off: Vec<ContainerId>,
     /// When to look again if nothing happens before.
     pub(super) wake_at: Option<Timestamp>,
     /// Whether an ending pod has nothing left that runs.
@@ -229,7 +231,7 @@ fn end(view: &View<'_>, spec: &PodSpec) -> Plan {
     }
     let ended = attempts.is_empty() && view.ending;
     let actions = if attempts.is_empty() { Vec::new() } else { vec![Action::Stop { attempts, why: Why::PodEnds }] };
-    Plan { actions, wake_at: None, ended }
+    Plan { actions, ended, ..Plan::default() }
 }
 
 impl Plan {
@@ -257,6 +259,7 @@ impl Plan {
         }
         let (at, backoff_seconds) = next_start(status);
         if at > view.now {
+            self.backing_off.push(status.id.clone());
             self.wake(at);
         } else if self.may_retry(view, &name) {
             self.actions.push(Action::Start { name, attempt: status.id.attempt + 1, backoff_seconds });

@@ -243,6 +243,11 @@ async fn run_hook(
     Ok(())
 }
 
+fn image<'a>(pod: &'a Pod, name: &str) -> &'a str {
+    let found = pod.spec.iter().flat_map(containers).find(|(_, container)| container.name == name);
+    found.and_then(|(_, container)| container.image.as_deref()).unwrap_or_default()
+}
+
 /// Tells people why something was not started.
 pub(super) async fn complain(shared: &Shared, pod: &Pod, container: &str, reason: &str, message: &str) {
     let word = match reason {
@@ -251,8 +256,17 @@ pub(super) async fn complain(shared: &Shared, pod: &Pod, container: &str, reason
         "ImagePullBackOff" | "CrashLoopBackOff" => "BackOff",
         _ => "Failed",
     };
+    let message = match reason {
+        "ImagePullBackOff" => format!("Back-off pulling image {:?}", image(pod, container)),
+        "CrashLoopBackOff" => {
+            let (name, namespace) = names(pod);
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            format!("Back-off restarting failed container {container} in pod {name}_{namespace}({uid})")
+        }
+        _ => message.into(),
+    };
     let container = (!container.is_empty()).then_some(container);
-    record(shared, pod, container, Severity::Warning, (word, message.into())).await;
+    record(shared, pod, container, Severity::Warning, (word, message)).await;
 }
 
 fn limits(container: &Container) -> Resources {

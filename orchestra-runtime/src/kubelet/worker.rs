@@ -9,6 +9,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use orchestra_core::{
+    clock::Timestamp,
     runtime::{ContainerId, ContainerStatus, SandboxId, SandboxStatus},
     scheduler::{NodeView, PodView, Resources},
 };
@@ -74,6 +75,8 @@ pub(super) struct Worker {
     starting_since: Option<Instant>,
     /// Whether nobody is sent to it anymore, or was long enough.
     withdrawn: bool,
+    /// The attempts whose backoff was told of, by the container's name.
+    backing_off: BTreeMap<Box<str>, u32>,
     /// The labels and annotations that its volumes show.
     shown: Option<Shown>,
 }
@@ -100,6 +103,7 @@ pub(super) async fn run(
         judged: false,
         starting_since: Some(Instant::now()),
         withdrawn: false,
+        backing_off: BTreeMap::new(),
         shown: None,
     };
     let mut failures: u32 = 0;
@@ -197,7 +201,8 @@ impl Worker {
             self.remove(desired).await?;
             return Ok(Next::Done);
         }
-        let Plan { actions, wake_at, .. } = plan;
+        let Plan { actions, backing_off, wake_at, .. } = plan;
+        self.tell_of_backoff(&pod, &backing_off).await;
         if actions.is_empty() {
             let wait = wake_at.map(|at| Duration::try_from(now.duration_until(at)).unwrap_or_default());
             return Ok(Next::Sleep(wait));
@@ -206,6 +211,15 @@ impl Worker {
             self.act(action, desired, sandbox.as_ref(), changes).await?;
         }
         Ok(Next::Again)
+    }
+
+    /// Says once for each attempt that its successor has to wait.
+    async fn tell_of_backoff(&mut self, pod: &Pod, waiting: &[ContainerId]) {
+        for id in waiting {
+            if self.backing_off.insert(id.name.clone(), id.attempt) != Some(id.attempt) {
+                lifecycle::complain(&self.shared, pod, &id.name, "CrashLoopBackOff", "").await;
+            }
+        }
     }
 
     /// Finds out whether the node takes the pod on; what runs already was taken on before.
@@ -418,7 +432,7 @@ impl Worker {
         };
         let count = self.memory.failures.get(name).map_or(0, |failure| failure.count) + 1;
         let wait = Duration::from_secs(failure_backoff_seconds(count));
-        let retry_at = self.shared.clock.now().saturating_add(wait).unwrap_or(orchestra_core::clock::Timestamp::MAX);
+        let retry_at = self.shared.clock.now().saturating_add(wait).unwrap_or(Timestamp::MAX);
         let reason = if count > 1 { later } else { reason };
         lifecycle::complain(&self.shared, pod, name, reason, &message).await;
         self.memory.failures.insert(name.into(), Failure { reason, message, count, retry_at });

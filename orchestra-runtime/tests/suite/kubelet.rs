@@ -10,7 +10,7 @@ use kube::{
 use orchestra_core::runtime::ContainerRuntime as _;
 use serde_json::json;
 
-use crate::cluster::{Cluster, container, is_ready, phase, restarts, waiting_reason, web};
+use crate::cluster::{Cluster, container, has_event, is_ready, phase, restarts, waiting_reason, web};
 
 #[tokio::test(start_paused = true)]
 async fn a_node_registers_and_its_pods_become_ready() {
@@ -30,6 +30,7 @@ async fn a_crashed_container_is_restarted_with_backoff() {
     cluster.create("web", web("exit 3")).await;
     cluster.until("web", |pod| waiting_reason(pod) == Some("CrashLoopBackOff")).await;
     cluster.until("web", |pod| restarts(pod) >= 4).await;
+    assert!(has_event(&cluster, "web", "BackOff").await);
 }
 
 /// SEMANTICS 51.
@@ -93,6 +94,7 @@ async fn an_image_that_cannot_be_had_is_reported() {
     cluster.create("web", spec).await;
     cluster.until("web", |pod| waiting_reason(pod) == Some("ErrImagePull")).await;
     cluster.until("web", |pod| waiting_reason(pod) == Some("ImagePullBackOff")).await;
+    assert!(has_event(&cluster, "web", "BackOff").await);
 }
 
 #[tokio::test(start_paused = true)]
