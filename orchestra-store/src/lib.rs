@@ -6,12 +6,19 @@
 //! |---|---|---|
 //! | [`MemoryStore`] | in this process | tests, simulations, throw-away clusters |
 //! | [`DurableStore`] | in a directory of files, and in this process | clusters that survive a crash |
+//! | `EtcdStore`, behind the feature `etcd` | in etcd | clusters with several API servers |
 
 mod state;
 mod view;
 
 mod durable;
 mod memory;
+
+#[cfg(feature = "etcd")]
+pub mod etcd;
+
+#[cfg(feature = "etcd")]
+pub use etcd::{EtcdOptions, EtcdStore};
 
 pub use durable::{DurableOptions, DurableStore, OpenError};
 pub use memory::MemoryStore;

@@ -14,8 +14,9 @@ pub mod conformance;
 
 /// The most operations one [`Txn`] may carry; etcd's default, so that every store accepts it.
 pub const TXN_OPS_MAX: usize = 128;
-/// The largest value, in bytes, a key may hold: 1.5 MiB, the request limit of etcd and so of Kubernetes.
-pub const VALUE_BYTES_MAX: usize = 1_572_864;
+/// The largest value, in bytes, a key may hold: 1.5 MiB, the request limit of etcd and so of Kubernetes, less what etcd
+/// puts around a value.
+pub const VALUE_BYTES_MAX: usize = 1_572_864 - 16 * 1_024;
 /// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 1_024;
 

@@ -1,6 +1,8 @@
-//! The durable store against what happens to files and processes.
+//! The stores against what happens to files and processes.
 
 mod damage;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod kill;
 mod mutants;
 mod reopen;

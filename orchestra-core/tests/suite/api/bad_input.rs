@@ -158,7 +158,7 @@ async fn what_is_too_large_is_refused() {
     let mut long = deployment("web");
     long["spec"]["template"]["spec"]["containers"][0]["args"] = json!(["x".repeat(1_600_000)]);
     let reply = cluster.post(DEPLOYMENTS, &long).await;
-    reply.failed_with(413, "RequestEntityTooLarge", "Request entity too large: limit is 1572864");
+    reply.failed_with(413, "RequestEntityTooLarge", "Request entity too large: limit is 1556480");
     let annotations = json!({ "metadata": { "name": "a", "annotations": { "a": "x".repeat(300_000) } } });
     let words = "metadata.annotations: Too long: may not be more than 262144 bytes";
     cluster.post(CONFIG_MAPS, &annotations).await.failed_with(422, "Invalid", words);

@@ -1,0 +1,168 @@
+//! The store on etcd.
+
+mod batches;
+mod error;
+mod keyspace;
+mod members;
+mod options;
+mod txn;
+mod watch;
+
+pub mod testing;
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+use etcd_client::{Client, GetOptions, GetResponse};
+use orchestra_core::store::{Entry, Error, Key, Listing, Prefix, Result, Revision, Store, Txn, Watch};
+
+use self::{
+    error::Fault,
+    keyspace::{Keyspace, number, revision},
+    members::{Members, Repeat},
+};
+
+pub use self::options::{EtcdOptions, EtcdTls, EtcdUser};
+
+/// The largest message that is taken from etcd.
+const MESSAGE_BYTES_MAX: usize = 8 << 20;
+/// How many bytes of values a page of a listing is meant to have, and how many entries the first one asks for.
+const PAGE_BYTES: usize = 2 << 20;
+const PAGE_ENTRIES: usize = 512;
+const PAGE_ENTRIES_MAX: usize = 16_384;
+
+/// A store on an etcd, of one member or several.
+///
+/// Its revisions are etcd's. A call goes to one member until that fails, then to the next; what only reads is asked again
+/// until the request's time is over, and so is a commit that is known not to have been carried out. A watch goes on where it
+/// was, on whichever member answers; it ends for compaction, or if etcd does not let this user watch.
+///
+/// A transaction may have as many bytes as etcd takes, by default 1.5 MiB with keys, values and checks.
+#[derive(Clone)]
+pub struct EtcdStore {
+    members: Arc<Members>,
+    keyspace: Keyspace,
+}
+
+impl fmt::Debug for EtcdStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let options = self.members.options();
+        f.debug_struct("EtcdStore").field("endpoints", &options.endpoints).field("prefix", &options.prefix).finish()
+    }
+}
+
+impl EtcdStore {
+    /// Connects as `options` say, and asks once whether etcd answers.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] if no endpoint answers in time, or etcd refuses the user.
+    pub async fn connect(options: EtcdOptions) -> Result<Self> {
+        let keyspace = Keyspace::new(&options.prefix);
+        let store = Self { members: Arc::new(Members::new(options)), keyspace };
+        store.revision().await?;
+        Ok(store)
+    }
+
+    async fn range(&self, from: Vec<u8>, options: GetOptions) -> Result<Result<GetResponse, Fault>> {
+        let call = |client: Client| {
+            let (from, options) = (from.clone(), options.clone());
+            async move { client.kv_client().max_decoding_message_size(MESSAGE_BYTES_MAX).get(from, Some(options)).await }
+        };
+        self.members.call(Repeat::Safe, call).await
+    }
+
+    /// Lists page by page, all as of the first; `None` if compaction was faster.
+    async fn pages(&self, prefix: &Prefix) -> Result<Option<Listing>> {
+        let start = self.keyspace.at(prefix.as_str());
+        let mut end = start.clone();
+        // The last byte is a slash, which has a successor.
+        end.pop();
+        end.push(b'/' + 1);
+        let (mut from, mut limit) = (start, PAGE_ENTRIES);
+        let mut listing = Listing { revision: Revision(0), entries: Vec::new() };
+        loop {
+            let options = GetOptions::new()
+                .with_range(end.clone())
+                .with_limit(i64::try_from(limit).unwrap_or(i64::MAX))
+                .with_revision(number(listing.revision));
+            let page = match self.range(from.clone(), options).await? {
+                Ok(page) => page.0,
+                Err(Fault::AnswerTooLarge) if limit > 1 => {
+                    limit = (limit / 8).max(1);
+                    continue;
+                }
+                Err(Fault::Compacted) => return Ok(None),
+                Err(fault) => return Err(unexpected(fault)),
+            };
+            if listing.revision.0 == 0 {
+                listing.revision = revision(page.header.map_or(0, |header| header.revision));
+            }
+            let bytes: usize = page.kvs.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
+            limit = (PAGE_BYTES * page.kvs.len() / bytes.max(1)).clamp(1, PAGE_ENTRIES_MAX);
+            let last = page.kvs.last().map(|pair| pair.key.clone());
+            listing.entries.extend(page.kvs.into_iter().filter_map(|pair| self.keyspace.entry(pair)));
+            match last {
+                Some(mut last) if page.more => {
+                    last.push(0);
+                    from = last;
+                }
+                _ => return Ok(Some(listing)),
+            }
+        }
+    }
+}
+
+fn unexpected(fault: Fault) -> Error {
+    Error::Unavailable(format!("etcd's answer can't be used: {fault:?}").into())
+}
+
+#[async_trait]
+impl Store for EtcdStore {
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        let answer = self.range(self.keyspace.at(key.as_str()), GetOptions::new()).await?.map_err(unexpected)?;
+        Ok(answer.0.kvs.into_iter().find_map(|pair| self.keyspace.entry(pair)))
+    }
+
+    async fn list(&self, prefix: &Prefix) -> Result<Listing> {
+        loop {
+            if let Some(listing) = self.pages(prefix).await? {
+                return Ok(listing);
+            }
+        }
+    }
+
+    async fn revision(&self) -> Result<Revision> {
+        let options = GetOptions::new().with_keys_only();
+        let answer = self.range(self.keyspace.marker(), options).await?.map_err(unexpected)?;
+        Ok(revision(answer.header().map_or(0, |header| header.revision())))
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Revision> {
+        txn.validate()?;
+        if txn.checks.is_empty() {
+            return self.revision().await;
+        }
+        let request = txn::request(&self.keyspace, &txn);
+        let call = |client: Client| {
+            let request = request.clone();
+            async move { client.kv_client().txn(request).await }
+        };
+        let response = self.members.call(Repeat::Unsafe, call).await?.map_err(unexpected)?;
+        txn::outcome(&txn, &response)
+    }
+
+    async fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Watch> {
+        Ok(watch::watch(Arc::clone(&self.members), self.keyspace.clone(), prefix, after))
+    }
+
+    async fn compact(&self, floor: Revision) -> Result<()> {
+        let floor = number(floor.min(self.revision().await?));
+        let call = |client: Client| async move { client.kv_client().compact(floor, None).await };
+        match self.members.call(Repeat::Safe, call).await? {
+            // It has been compacted that far.
+            Ok(_) | Err(Fault::Compacted) => Ok(()),
+            Err(fault) => Err(unexpected(fault)),
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Watches that go on where they were when a member or a connection is lost.
+//!
+//! A task reads each of etcd's watch streams, so that a slow reader never blocks the connection that it shares with
+//! others; it keeps a bounded number of batches, and ends when there are more. Whatever ended a stream, the reader drains
+//! what is there and opens another after the last batch it was given (SEMANTICS 11, 14).
+//!
+//! A stream is asked for from the last revision seen, not from the one after it, and repeats are dropped: etcd 3.4 has
+//! lost a deletion at exactly the compacted revision, and refuses to begin before it (SEMANTICS 15).
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use etcd_client::{WatchOptions, WatchStream};
+use futures::{StreamExt as _, stream};
+use orchestra_core::store::{Batch, Change, Error, Prefix, Result, Revision, Watch};
+use tokio::{
+    sync::mpsc::{self, error::TryRecvError},
+    task::JoinSet,
+    time::sleep,
+};
+
+use super::{
+    MESSAGE_BYTES_MAX,
+    batches::Batches,
+    error::{Fault, fault},
+    keyspace::{Keyspace, number, revision},
+    members::Members,
+};
+
+/// How many batches wait for a slow reader, and how many bytes of values.
+const WAITING_BATCHES_MAX: usize = 1_024;
+const WAITING_BYTES_MAX: usize = 8 << 20;
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+
+/// Follows the commits after `after` to keys under `prefix`, for ever.
+pub(super) fn watch(members: Arc<Members>, keyspace: Keyspace, prefix: &Prefix, after: Revision) -> Watch {
+    let range = keyspace.at(prefix.as_str());
+    let follower = Follower { members, keyspace, range, after, feed: None, retry: RETRY_MIN };
+    stream::try_unfold(follower, |mut follower| async {
+        let batch = follower.next().await?;
+        Ok(Some((batch, follower)))
+    })
+    .boxed()
+}
+
+/// How far one watch has come.
+struct Follower {
+    members: Arc<Members>,
+    keyspace: Keyspace,
+    range: Vec<u8>,
+    /// Everything up to here has been yielded.
+    after: Revision,
+    feed: Option<Feed>,
+    retry: Duration,
+}
+
+impl Follower {
+    async fn next(&mut self) -> Result<Batch> {
+        loop {
+            if self.feed.is_none() {
+                self.feed = self.open().await?;
+            }
+            if let Some(feed) = &mut self.feed {
+                if let Some(item) = feed.next().await {
+                    let batch = item?;
+                    self.after = batch.revision;
+                    self.retry = RETRY_MIN;
+                    return Ok(batch);
+                }
+                self.feed = None;
+            }
+            sleep(self.retry).await;
+            self.retry = RETRY_MAX.min(self.retry * 2);
+        }
+    }
+
+    /// Opens a stream, if a member is there to give one.
+    async fn open(&self) -> Result<Option<Feed>> {
+        let from = number(self.after).max(1);
+        let options = WatchOptions::new().with_prefix().with_start_revision(from).with_fragment();
+        let range = self.range.clone();
+        let opened = self.members.open(|client| async move {
+            client.watch_client().max_decoding_message_size(MESSAGE_BYTES_MAX).watch(range, Some(options)).await
+        });
+        match opened.await {
+            Ok((member, stream)) => {
+                let batches = Batches::new(self.keyspace.clone(), self.after);
+                Ok(Some(Feed::start(Arc::clone(&self.members), member, stream, batches)))
+            }
+            Err(error) if fault(&error) == Fault::Refused && matches!(error, etcd_client::Error::GRpcStatus(_)) => {
+                Err(Error::Unavailable(error.into()))
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no watch could be opened");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// The batches of one stream that were not taken yet.
+struct Feed {
+    batches: mpsc::Receiver<Result<Batch>>,
+    bytes: Arc<AtomicUsize>,
+    _reader: JoinSet<()>,
+}
+
+impl Feed {
+    fn start(members: Arc<Members>, member: usize, stream: WatchStream, batches: Batches) -> Self {
+        let (sender, receiver) = mpsc::channel(WAITING_BATCHES_MAX);
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let mut reader = JoinSet::new();
+        let buffer = Buffer { sender, bytes: Arc::clone(&bytes) };
+        reader.spawn(async move {
+            if let Err(lost) = read(stream, batches, &buffer).await {
+                tracing::debug!(reason = lost, "a watch is opened anew");
+                members.broke(member);
+            }
+        });
+        Self { batches: receiver, bytes, _reader: reader }
+    }
+
+    /// The next batch; `None` when the stream has ended.
+    async fn next(&mut self) -> Option<Result<Batch>> {
+        let item = match self.batches.try_recv() {
+            Ok(item) => Some(item),
+            Err(TryRecvError::Disconnected) => None,
+            Err(TryRecvError::Empty) => self.batches.recv().await,
+        };
+        if let Some(Ok(batch)) = &item {
+            self.bytes.fetch_sub(size(batch), Ordering::Relaxed);
+        }
+        item
+    }
+}
+
+/// Where a reader puts batches, bounded in number and bytes.
+struct Buffer {
+    sender: mpsc::Sender<Result<Batch>>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Buffer {
+    /// Whether there was room; one batch of any size has it.
+    fn push(&self, batch: Batch) -> bool {
+        let size = size(&batch);
+        let held = self.bytes.fetch_add(size, Ordering::Relaxed);
+        (held == 0 || held + size <= WAITING_BYTES_MAX) && self.sender.try_send(Ok(batch)).is_ok()
+    }
+}
+
+/// Reads `stream` into `buffer` until that is full, or history is compacted; the error is why the member was lost.
+async fn read(mut stream: WatchStream, mut batches: Batches, buffer: &Buffer) -> Result<(), String> {
+    loop {
+        let response = match stream.message().await {
+            Ok(Some(response)) => response.0,
+            Ok(None) => return Err("the stream ended".into()),
+            Err(error) => return Err(error.to_string()),
+        };
+        if response.canceled {
+            if response.compact_revision == 0 {
+                return Err(response.cancel_reason);
+            }
+            let floor = revision(response.compact_revision);
+            // Without room or a reader nobody is told: who opens the next stream is.
+            let _ = buffer.sender.try_send(Err(Error::Compacted { floor }));
+            return Ok(());
+        }
+        for batch in batches.push(response.events, response.fragment) {
+            if !buffer.push(batch) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn size(batch: &Batch) -> usize {
+    let of = |change: &Change| match change {
+        Change::Put(entry) => entry.key.as_str().len() + entry.value.len(),
+        Change::Delete(key) => key.as_str().len(),
+    };
+    batch.changes.iter().map(of).sum()
+}
