@@ -45,7 +45,7 @@ async fn main() -> anyhow::Result<()> {
         return serve_web(port).await;
     }
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
-    let read = |path| fs::read_to_string(&path).context(format!("{path:?}"));
+    let read = |path: PathBuf| fs::read_to_string(&path).context(format!("can't read {}", path.display()));
     let text = args.manifest.map_or(Ok(String::new()), read)?;
     let temporary = tempfile::tempdir()?;
     let data = std::path::absolute(args.data.as_deref().unwrap_or(temporary.path()))?;
