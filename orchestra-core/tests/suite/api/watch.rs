@@ -1,9 +1,20 @@
 //! What a watch tells, and from when: SEMANTICS 10 to 14, 23, 37 and 64.
 
+use std::sync::{Arc, Mutex};
+
+use futures::StreamExt as _;
 use http::{Request, header};
 use http_body_util::Full;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{
+    Api, ResourceExt as _,
+    client::Body,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use orchestra_core::server::UserInfo;
+use orchestra_store::MemoryStore;
 use serde_json::{Value, json};
-use tokio::time::Duration;
+use tokio::time::{Duration, timeout};
 
 use super::fixture::{CONFIG_MAPS, Cluster, Events, MERGE_PATCH, NAMESPACES, config_map, number, version};
 
@@ -183,6 +194,38 @@ async fn a_watch_that_lags_behind_what_is_kept_ends_with_an_error() {
     let error = late.next().await.expect("an error");
     assert_eq!((&error["type"], &error["object"]["code"]), (&json!("ERROR"), &json!(410)));
     assert!(late.next().await.is_none());
+}
+
+/// SEMANTICS 23: kube-rs goes on with another server of the store, whose events do not reach back to where it was.
+#[tokio::test(start_paused = true)]
+async fn a_watcher_outlives_its_server() {
+    let store = Arc::new(MemoryStore::new());
+    let first = Cluster::over(store.clone());
+    let seen = version(&first.post(CONFIG_MAPS, &config_map("a")).await.ok());
+    let current = Arc::new(Mutex::new(first.server.clone()));
+    let behind = Arc::clone(&current);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let client = behind.lock().expect("no test panics here").client(UserInfo::master("admin"));
+        async move { client.send(request).await }
+    });
+    let maps: Api<ConfigMap> = Api::default_namespaced(kube::Client::new(service, "default"));
+    let mut applied =
+        watcher(maps, watcher::Config::default().disable_bookmarks()).default_backoff().applied_objects().boxed();
+    let mut next = async || {
+        let map = timeout(Duration::from_secs(60), applied.next()).await.expect("within a minute");
+        map.expect("a watcher does not end").map(|map| map.name_any())
+    };
+    assert_eq!(next().await.ok().as_deref(), Some("a"));
+
+    first.server.drain();
+    first.post(NAMESPACES, &json!({ "metadata": { "name": "other" } })).await.ok();
+    let second = Cluster::over(store);
+    *current.lock().expect("no test panics here") = second.server.clone();
+    second.post(CONFIG_MAPS, &config_map("b")).await.ok();
+    let mut late = second.watch(&format!("{CONFIG_MAPS}?watch=1&resourceVersion={seen}")).await;
+    assert_eq!(late.next().await.expect("an error")["object"]["code"], 410);
+    // It may say first that it has to list again.
+    while next().await.ok().as_deref() != Some("b") {}
 }
 
 /// SEMANTICS 11: a watch from the future waits, and tells nothing that is before it.
