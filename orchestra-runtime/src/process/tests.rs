@@ -202,6 +202,19 @@ async fn a_directory_has_one_runtime_at_a_time() {
     open(dir.path());
 }
 
+/// A kubelet that was killed may still be ending when the next one starts.
+#[tokio::test]
+async fn a_runtime_waits_for_the_one_before_it_to_end() {
+    let dir = TempDir::new().unwrap();
+    let node = open(dir.path());
+    let ending = tokio::task::spawn_blocking(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        drop(node);
+    });
+    open(dir.path());
+    ending.await.unwrap();
+}
+
 /// What a kubelet looks like to the next test, which kills it; by itself it does nothing.
 #[tokio::test]
 async fn a_kubelet_to_be_killed() {
