@@ -14,6 +14,7 @@ use super::{
     events::{Severity, record},
     probe,
     sources::Sources,
+    status::full_name,
     terminal, volume,
     worker::names,
 };
@@ -253,20 +254,22 @@ pub(super) async fn complain(shared: &Shared, pod: &Pod, container: &str, reason
     let word = match reason {
         "ContainerCreating" => "FailedMount",
         "FailedCreatePodSandBox" => reason,
-        "ImagePullBackOff" | "CrashLoopBackOff" => "BackOff",
+        "ImagePullBackOff" => "BackOff",
         _ => "Failed",
     };
     let message = match reason {
         "ImagePullBackOff" => format!("Back-off pulling image {:?}", image(pod, container)),
-        "CrashLoopBackOff" => {
-            let (name, namespace) = names(pod);
-            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
-            format!("Back-off restarting failed container {container} in pod {name}_{namespace}({uid})")
-        }
+        "CrashLoopBackOff" => return tell_of_backoff(shared, pod, container).await,
         _ => message.into(),
     };
     let container = (!container.is_empty()).then_some(container);
     record(shared, pod, container, Severity::Warning, (word, message)).await;
+}
+
+/// Tells people that a container has to wait before it is started again.
+pub(super) async fn tell_of_backoff(shared: &Shared, pod: &Pod, container: &str) {
+    let message = format!("Back-off restarting failed container {container} in pod {}", full_name(pod));
+    record(shared, pod, Some(container), Severity::Warning, ("BackOff", message)).await;
 }
 
 fn limits(container: &Container) -> Resources {

@@ -3,7 +3,7 @@
 use k8s_openapi::{
     api::core::v1::{
         Container, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-        ContainerStatus as ApiStatus, HostIP, PodCondition, PodIP, PodSpec, PodStatus,
+        ContainerStatus as ApiStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -210,15 +210,15 @@ fn waiting(reason: &str, message: String) -> ContainerStateWaiting {
 
 fn crash_loop(view: &View<'_>, status: &ContainerStatus) -> ContainerStateWaiting {
     let backoff = status.labels.get(super::decide::BACKOFF_LABEL).map_or("0", |text| text);
-    let metadata = &view.pod.metadata;
-    let message = format!(
-        "back-off {backoff}s restarting failed container={} pod={}_{}({})",
-        status.id.name,
-        metadata.name.as_deref().unwrap_or_default(),
-        metadata.namespace.as_deref().unwrap_or_default(),
-        metadata.uid.as_deref().unwrap_or_default(),
-    );
-    waiting("CrashLoopBackOff", message)
+    let (name, pod) = (&status.id.name, full_name(view.pod));
+    waiting("CrashLoopBackOff", format!("back-off {backoff}s restarting failed container={name} pod={pod}"))
+}
+
+/// A pod as Kubernetes' messages call it: `name_namespace(uid)`.
+pub(super) fn full_name(pod: &Pod) -> String {
+    let metadata = &pod.metadata;
+    let part = |part: &Option<String>| part.as_deref().unwrap_or_default().to_owned();
+    format!("{}_{}({})", part(&metadata.name), part(&metadata.namespace), part(&metadata.uid))
 }
 
 /// The id of a container as the API shows it.

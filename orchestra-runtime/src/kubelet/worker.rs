@@ -9,6 +9,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use orchestra_core::{
+    api::pod::has_ended,
     clock::Timestamp,
     runtime::{ContainerId, ContainerStatus, SandboxId, SandboxStatus},
     scheduler::{NodeView, PodView, Resources},
@@ -217,7 +218,7 @@ impl Worker {
     async fn tell_of_backoff(&mut self, pod: &Pod, waiting: &[ContainerId]) {
         for id in waiting {
             if self.backing_off.insert(id.name.clone(), id.attempt) != Some(id.attempt) {
-                lifecycle::complain(&self.shared, pod, &id.name, "CrashLoopBackOff", "").await;
+                lifecycle::tell_of_backoff(&self.shared, pod, &id.name).await;
             }
         }
     }
@@ -225,7 +226,7 @@ impl Worker {
     /// Finds out whether the node takes the pod on; what runs already was taken on before.
     async fn admit(&self, pod: &Pod, sandbox: Option<&SandboxStatus>) -> kube::Result<Result<(), Rejection>> {
         let (shared, view) = (&self.shared, PodView::of(pod));
-        let is_over = is_over(pod);
+        let is_over = has_ended(pod);
         if sandbox.is_none() && !is_over {
             // As others may label the node, only a live read tells whether it is the one that was asked for.
             let nodes: Api<Node> = Api::all(shared.client.clone());
@@ -484,7 +485,7 @@ fn node_view(
         node.labels.extend(shared.labels.clone());
     }
     admitted.iter().filter(|(uid, _)| pod.metadata.uid.as_ref() != Some(uid)).for_each(|(_, taken)| node.place(taken));
-    for other in known.iter().filter(|other| other.metadata.uid != pod.metadata.uid && !is_over(other)) {
+    for other in known.iter().filter(|other| other.metadata.uid != pod.metadata.uid && !has_ended(other)) {
         let begun = other.status.as_ref().is_some_and(|status| status.start_time.is_some());
         if begun && other.metadata.uid.as_ref().is_none_or(|uid| !admitted.contains_key(uid)) {
             node.place(&PodView::of(other));
@@ -496,12 +497,6 @@ fn node_view(
 /// The revision at which the API had a pod like this.
 fn revision(pod: &Pod) -> u64 {
     pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
-}
-
-/// Whether a pod has had its final phase.
-fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// A pod's name and namespace.
