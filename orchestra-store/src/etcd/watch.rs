@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{WatchOptions, WatchStream};
+use etcd_client::{Client, GetOptions, WatchOptions, WatchStream};
 use futures::{StreamExt as _, stream};
 use orchestra_core::store::{Batch, Change, Error, Prefix, Result, Revision, Watch};
 use tokio::{
@@ -29,7 +29,8 @@ use super::{
     batches::Batches,
     error::{Fault, fault},
     keyspace::{Keyspace, number, revision},
-    members::Members,
+    members::{Members, Repeat},
+    unexpected,
 };
 
 /// How many batches wait for a slow reader, and how many bytes of values.
@@ -68,7 +69,14 @@ impl Follower {
             }
             if let Some(feed) = &mut self.feed {
                 if let Some(item) = feed.next().await {
-                    let batch = item?;
+                    let batch = match item {
+                        Err(Error::Unavailable(_)) => {
+                            self.feed = None;
+                            self.may_read().await?;
+                            continue;
+                        }
+                        item => item?,
+                    };
                     self.after = batch.revision;
                     self.retry = RETRY_MIN;
                     return Ok(batch);
@@ -78,6 +86,16 @@ impl Follower {
             sleep(self.retry).await;
             self.retry = RETRY_MAX.min(self.retry * 2);
         }
+    }
+
+    /// Refuses if etcd does; a watch whose token was lost in a restart is refused too, but a read asks for a new one.
+    async fn may_read(&self) -> Result<()> {
+        let options = GetOptions::new().with_prefix().with_count_only();
+        let call = |mut client: Client| {
+            let (range, options) = (self.range.clone(), options.clone());
+            async move { client.get(range, Some(options)).await }
+        };
+        self.members.call(Repeat::Safe, call).await?.map(drop).map_err(unexpected)
     }
 
     /// Opens a stream, if a member is there to give one.
@@ -164,6 +182,11 @@ async fn read(mut stream: WatchStream, mut batches: Batches, buffer: &Buffer) ->
             Err(error) => return Err(error.to_string()),
         };
         if response.canceled {
+            if response.cancel_reason.contains("permission denied") {
+                // Without a reader nobody is told.
+                let _ = buffer.sender.try_send(Err(Error::Unavailable(response.cancel_reason.into())));
+                return Ok(());
+            }
             if response.compact_revision == 0 {
                 return Err(response.cancel_reason);
             }
