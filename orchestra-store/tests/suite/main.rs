@@ -3,6 +3,7 @@
 mod damage;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod fan_out;
 mod kill;
 mod mutants;
 mod reopen;
