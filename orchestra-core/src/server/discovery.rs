@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::server::{
     Inner, UserInfo,
     error::{Failure, Result},
-    openapi,
+    health, openapi,
     registry::Kind,
     respond::{Answer, accepts, whole},
     route::Query,
@@ -26,7 +26,7 @@ impl Inner {
             return Err(if user.is_some() { Failure::method_not_allowed() } else { Failure::unauthorized() });
         }
         match segments.as_slice() {
-            [endpoint @ ("healthz" | "livez" | "readyz"), check @ ..] => {
+            [endpoint, check @ ..] if health::is_endpoint(endpoint) => {
                 let query = Query::parse(parts.uri.query().unwrap_or_default());
                 return self.health(endpoint, check, &query).await.map(Answer::Raw);
             }
@@ -40,6 +40,7 @@ impl Inner {
         let discovers = matches!(segments.as_slice(), ["api" | "apis", ..]);
         let aggregated = discovers && accepts(parts)?.aggregated;
         match segments.as_slice() {
+            [] => Ok(Answer::Json(self.index())),
             ["api"] if aggregated => Ok(Answer::Raw(aggregated_response(&self.aggregated(true)))),
             ["apis"] if aggregated => Ok(Answer::Raw(aggregated_response(&self.aggregated(false)))),
             ["api"] => {

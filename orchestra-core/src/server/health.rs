@@ -15,6 +15,8 @@ use crate::server::{
 /// How long a check may take: less than any prober's patience, more than a start.
 const CHECK_SECONDS_MAX: u64 = 1;
 
+/// What tells the health of the server.
+const ENDPOINTS: [&str; 3] = ["healthz", "livez", "readyz"];
 /// What is checked, in this order.
 const CHECKS: [Check; 5] = [Check::Ping, Check::Store, Check::Cache, Check::Bootstrap, Check::Shutdown];
 
@@ -52,6 +54,20 @@ impl Check {
             Self::Cache | Self::Shutdown => endpoint == "readyz",
         }
     }
+}
+
+/// The paths of the endpoints, and of each of their checks.
+pub(super) fn paths() -> impl Iterator<Item = String> {
+    ENDPOINTS.into_iter().flat_map(|endpoint| {
+        let checks = CHECKS.into_iter().filter(|check| check.concerns(endpoint));
+        let checks = checks.map(move |check| format!("/{endpoint}/{}", check.name()));
+        std::iter::once(format!("/{endpoint}")).chain(checks)
+    })
+}
+
+/// Whether a first segment is an endpoint of health.
+pub(super) fn is_endpoint(segment: &str) -> bool {
+    ENDPOINTS.contains(&segment)
 }
 
 impl Inner {

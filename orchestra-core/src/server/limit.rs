@@ -6,6 +6,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use crate::server::{
     Inner, Routed,
     error::{Failure, Result},
+    health::is_endpoint,
     identity::vouched,
     route::Route,
 };
@@ -57,5 +58,5 @@ impl Inner {
 
 fn is_probe(route: &Route) -> bool {
     let Route::Path(segments) = route else { return false };
-    segments.first().is_some_and(|first| matches!(first.as_str(), "healthz" | "livez" | "readyz"))
+    segments.first().is_some_and(|first| is_endpoint(first))
 }

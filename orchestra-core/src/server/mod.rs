@@ -14,6 +14,7 @@ mod eviction;
 mod health;
 mod identity;
 mod impersonate;
+mod index;
 mod limit;
 mod metrics;
 mod node_proxy;

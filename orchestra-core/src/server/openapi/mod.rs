@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 
 use crate::api::validation::metadata::Scope;
 
-pub(super) use serve::serve;
+pub(super) use serve::{PATHS, serve};
 
 /// A kind that is served, as far as its description goes.
 #[derive(Clone, Debug)]

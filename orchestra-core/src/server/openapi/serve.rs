@@ -5,6 +5,9 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::{Document, Served};
 
+/// Where the documents are, or, of version 3, the list of them.
+pub(in crate::server) const PATHS: [&str; 2] = ["/openapi/v2", "/openapi/v3"];
+
 /// Answers a request for `/openapi/…`, given what follows; none if nothing is there.
 ///
 /// A client that still has the document gets a 304, for which nothing is written.

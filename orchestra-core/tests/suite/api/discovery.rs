@@ -104,6 +104,22 @@ async fn what_is_not_there_is_not_found() {
     }
 }
 
+/// SEMANTICS 66.
+#[tokio::test(start_paused = true)]
+async fn the_root_tells_each_path_of_what_is_served_in_order() {
+    let cluster = Cluster::new();
+    let index = cluster.get("/").await.ok();
+    let paths: Vec<_> = index["paths"].as_array().expect("paths").iter().map(text).collect();
+    assert!(paths.is_sorted(), "{paths:?}");
+    for path in ["/api/v1", "/apis/apps", "/apis/apps/v1", "/livez/ping", "/metrics", "/openapi/v3", "/version"] {
+        assert!(paths.contains(&path.to_owned()), "{path} in {paths:?}");
+    }
+    for path in &paths {
+        assert_eq!(cluster.get(path).await.code, 200, "{path}");
+    }
+    cluster.by(None).get("/").await.failed(401, "Unauthorized");
+}
+
 /// SEMANTICS 32 and 66: health and version are for anyone, and nothing else is.
 #[tokio::test(start_paused = true)]
 async fn health_and_version_are_told_to_anyone() {
