@@ -34,6 +34,10 @@ impl Inner {
             _ => {}
         }
         let user = user.ok_or_else(Failure::unauthorized)?;
+        // What has no name is nowhere.
+        if segments.contains(&"") {
+            return Err(Failure::no_such_path());
+        }
         if segments == ["metrics"] {
             return self.metrics(user).map(Answer::Raw);
         }

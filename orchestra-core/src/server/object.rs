@@ -7,6 +7,7 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
+    api::validation::names,
     server::{
         error::{Failure, Result},
         registry::Kind,
@@ -18,21 +19,52 @@ use crate::{
 pub(crate) type Object = Map<String, Value>;
 
 /// Where an object of `kind` is kept.
+///
+/// # Errors
+///
+/// 400 for what can be no name; 404 for a name that no object has, because no store would keep it.
 pub(crate) fn key(kind: &Kind, namespace: &str, name: &str) -> Result<Key> {
     let (group, plural) = kind.storage;
-    let key =
-        if kind.namespaced { Key::new([group, plural, namespace, name]) } else { Key::new([group, plural, name]) };
-    key.map_err(|error| Failure::bad_request(format!("invalid name {name:?}: {error}")))
+    check_parameter("Name", name)?;
+    let key = if kind.namespaced {
+        check_parameter("Namespace", namespace)?;
+        Key::new([group, plural, namespace, name])
+    } else {
+        Key::new([group, plural, name])
+    };
+    key.map_err(|_| Failure::not_found(kind, name))
+}
+
+/// Refuses what can be no segment of a path, as Kubernetes does wherever it came from.
+fn check_parameter(parameter: &str, value: &str) -> Result<()> {
+    if value.is_empty() {
+        return Err(Failure::bad_request(format!("{parameter} parameter required.")));
+    }
+    match names::path_segment(value) {
+        problems if problems.is_empty() => Ok(()),
+        problems => Err(invalid_parameter(parameter, value, &problems)),
+    }
+}
+
+fn invalid_parameter(parameter: &str, value: &str, problems: &[String]) -> Failure {
+    Failure::bad_request(format!("{parameter} parameter invalid: {value:?}: {}", problems.join(";")))
 }
 
 /// Where all objects of `kind` are kept, or those of one namespace.
+///
+/// # Errors
+///
+/// 400 for what can be no namespace.
 pub(crate) fn prefix(kind: &Kind, namespace: Option<&str>) -> Result<Prefix> {
     let (group, plural) = kind.storage;
     let prefix = match namespace {
         Some(namespace) => Prefix::new([group, plural, namespace]),
         None => Prefix::new([group, plural]),
     };
-    prefix.map_err(|error| Failure::bad_request(format!("invalid namespace {namespace:?}: {error}")))
+    prefix.map_err(|_| {
+        let namespace = namespace.unwrap_or_default();
+        invalid_parameter("Namespace", namespace, &names::dns_1123_label(namespace))
+    })
 }
 
 /// Decodes what the store holds, with its resource version.

@@ -112,8 +112,9 @@ pub(crate) enum Route {
 
 impl Route {
     pub(crate) fn parse(uri: &Uri) -> Self {
+        let path = uri.path().trim_matches('/');
         let segments: Vec<String> =
-            uri.path().split('/').filter(|part| !part.is_empty()).map(percent_decoded).collect();
+            if path.is_empty() { Vec::new() } else { path.split('/').map(percent_decoded).collect() };
         match Target::parse(&segments) {
             Some(target) => Self::Resource(target),
             None => Self::Path(segments),
@@ -128,6 +129,10 @@ impl Target {
     }
 
     fn parse(segments: &[String]) -> Option<Self> {
+        // What has no name is nowhere.
+        if segments.iter().any(String::is_empty) {
+            return None;
+        }
         let (group, version, rest) = match segments {
             [api, version, rest @ ..] if api == "api" => (String::new(), version, rest),
             [apis, group, version, rest @ ..] if apis == "apis" => (group.clone(), version, rest),
@@ -193,7 +198,9 @@ mod tests {
         assert_eq!((finalize.plural.as_str(), finalize.subresource.as_deref()), ("namespaces", Some("finalize")));
         let all = target("/apis/apps/v1/deployments").expect("a resource");
         assert_eq!((all.group.as_str(), all.namespace, all.name), ("apps", None, None));
-        assert_eq!(target("/apis/apps/v1"), None);
+        for nowhere in ["/apis/apps/v1", "/api/v1//pods", "/api/v1/namespaces//pods", "/api//pods"] {
+            assert_eq!(target(nowhere), None, "{nowhere}");
+        }
         let role = target("/apis/rbac.authorization.k8s.io/v1/clusterroles/a+b%3Ac%+5").expect("a resource");
         assert_eq!(role.name.as_deref(), Some("a+b:c%+5"), "in a path, a plus is no space");
     }

@@ -219,7 +219,7 @@ async fn a_path_that_leads_nowhere_is_not_found() {
     ] {
         cluster.send(method, path, JSON, pod("a").to_string()).await.failed(405, "MethodNotAllowed");
     }
-    for name in ["..", "a%2Fb", "%00", "a%25b"] {
+    for name in ["..", "a%2Fb", "a%25b"] {
         cluster.get(&format!("{PODS}/{name}")).await.failed(400, "BadRequest");
         cluster.get(&format!("{NAMESPACES}/{name}/pods")).await.failed(400, "BadRequest");
     }

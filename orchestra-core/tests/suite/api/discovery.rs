@@ -99,7 +99,17 @@ async fn subresources_tell_what_they_take() {
 #[tokio::test(start_paused = true)]
 async fn what_is_not_there_is_not_found() {
     let cluster = Cluster::new();
-    for path in ["/apis/none", "/apis/apps/v9", "/api/v9", "/none", "/apis/apps/v1/pods", "/openapi/v9"] {
+    for path in [
+        "/apis/none",
+        "/apis/apps/v9",
+        "/api/v9",
+        "/none",
+        "/apis/apps/v1/pods",
+        "/openapi/v9",
+        "/api//v1",
+        "/apis//v1",
+        "/api/v1//pods",
+    ] {
         cluster.get(path).await.failed(404, "NotFound");
     }
 }

@@ -17,6 +17,7 @@ mod manifest;
 mod model;
 mod openapi;
 mod patch;
+mod paths;
 mod priority;
 mod protobuf;
 mod rbac;
