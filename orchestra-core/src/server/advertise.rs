@@ -141,6 +141,7 @@ impl Inner {
             namespace: Some("default".into()),
             name: Some(name.into()),
             subresource: None,
+            watched: false,
         };
         if self.store.get(&object::key(kind, "default", name)?).await?.is_some() {
             return self.modify(kind, &target, Part::Spec, false, false, |old| Ok(labeled(old))).await.map(drop);

@@ -117,6 +117,7 @@ fn target(group: &str, plural: &str, name: &str) -> Target {
         namespace: None,
         name: Some(name.into()),
         subresource: None,
+        watched: false,
     }
 }
 

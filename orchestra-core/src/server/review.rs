@@ -75,6 +75,7 @@ impl Inner {
                     namespace: some("namespace"),
                     name: some("name"),
                     subresource: some("subresource"),
+                    watched: false,
                 };
                 self.may_access(user, &of("verb"), &target).await
             }

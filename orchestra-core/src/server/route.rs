@@ -99,6 +99,8 @@ pub(crate) struct Target {
     pub(crate) name: Option<String>,
     /// `status`, `scale`, `log`, …
     pub(crate) subresource: Option<String>,
+    /// Whether the path says to watch, as those do that Kubernetes had before `?watch=1`: `/api/v1/watch/pods`.
+    pub(crate) watched: bool,
 }
 
 /// A routed request.
@@ -138,6 +140,10 @@ impl Target {
             [apis, group, version, rest @ ..] if apis == "apis" => (group.clone(), version, rest),
             _ => return None,
         };
+        let (watched, rest) = match rest {
+            [watch, rest @ ..] if watch == "watch" => (true, rest),
+            _ => (false, rest),
+        };
         let target = |namespace: Option<&String>, plural: &String, rest: &[String]| Self {
             group: group.clone(),
             version: version.clone(),
@@ -145,8 +151,9 @@ impl Target {
             namespace: namespace.cloned(),
             name: rest.first().cloned(),
             subresource: (rest.len() > 1).then(|| rest[1..].join("/")),
+            watched,
         };
-        match rest {
+        let target = match rest {
             [] => None,
             // A namespace has subresources of its own names; no kind is called `status` or `finalize`.
             [namespaces, name, sub] if namespaces == "namespaces" && matches!(sub.as_str(), "status" | "finalize") => {
@@ -156,17 +163,20 @@ impl Target {
                 Some(target(Some(namespace), plural, rest))
             }
             [plural, rest @ ..] => Some(target(None, plural, rest)),
-        }
+        };
+        target.filter(|target| !target.watched || target.subresource.is_none())
     }
 }
 
 /// The verb of a request, as RBAC names it.
 pub(crate) fn verb(method: &Method, target: &Target, query: &Query) -> &'static str {
-    let watching = query.flag("watch").unwrap_or(false);
+    let watching = target.watched || query.flag("watch").unwrap_or(false);
     match *method {
         Method::GET | Method::HEAD if target.name.is_some() && !watching => "get",
         Method::GET | Method::HEAD if watching => "watch",
         Method::GET | Method::HEAD => "list",
+        // What says to watch takes no other verb.
+        _ if target.watched => "",
         Method::POST => "create",
         Method::PUT => "update",
         Method::PATCH => "patch",

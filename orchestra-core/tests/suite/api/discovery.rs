@@ -109,6 +109,7 @@ async fn what_is_not_there_is_not_found() {
         "/api//v1",
         "/apis//v1",
         "/api/v1//pods",
+        "/api/v1/watch",
     ] {
         cluster.get(path).await.failed(404, "NotFound");
     }

@@ -1,9 +1,9 @@
-//! Where a request goes: names that are none.
+//! Where a request goes: names that are none, and the paths of watches as they once were.
 
 use http::Method;
 use serde_json::json;
 
-use super::fixture::{Cluster, MERGE_PATCH, NAMESPACES, PODS};
+use super::fixture::{CONFIG_MAPS, Cluster, DEPLOYMENTS, MERGE_PATCH, NAMESPACES, PODS, config_map, deployment};
 
 /// SEMANTICS 35: what can be no name is refused, or not found, in Kubernetes' words and not in a store's.
 #[tokio::test(start_paused = true)]
@@ -37,4 +37,35 @@ async fn a_name_in_a_path_that_can_be_none_is_refused_in_words() {
 
 fn reason(code: u16) -> &'static str {
     if code == 400 { "BadRequest" } else { "NotFound" }
+}
+
+/// Kubernetes' older way to say `?watch=1`, which clients still have.
+#[tokio::test(start_paused = true)]
+async fn a_path_below_watch_is_a_watch_of_that_list_or_object() {
+    let cluster = Cluster::new();
+    for name in ["a", "b"] {
+        cluster.post(CONFIG_MAPS, &config_map(name)).await.ok();
+        cluster.post(DEPLOYMENTS, &deployment(name)).await.ok();
+    }
+    for (path, names) in [
+        ("/api/v1/watch/namespaces/default/configmaps", &["a", "b"][..]),
+        ("/api/v1/watch/namespaces/default/configmaps/b", &["b"]),
+        ("/api/v1/watch/configmaps", &["a", "b"]),
+        ("/apis/apps/v1/watch/deployments", &["a", "b"]),
+        ("/apis/apps/v1/watch/namespaces/default/deployments/a", &["a"]),
+        ("/api/v1/watch/namespaces/default", &["default"]),
+    ] {
+        let mut events = cluster.watch(path).await;
+        for name in names {
+            assert_eq!(events.told().await, ("ADDED".to_owned(), (*name).to_owned()), "{path}");
+        }
+        assert!(events.is_quiet().await, "{path}");
+    }
+    let path = "/api/v1/watch/namespaces/default/configmaps";
+    cluster.post(path, &config_map("c")).await.failed(405, "MethodNotAllowed");
+    cluster.delete(&format!("{path}/a")).await.failed(405, "MethodNotAllowed");
+    for path in ["/api/v1/watch/namespaces/default/pods/a/status", "/api/v1/watch/namespaces/default/status"] {
+        cluster.get(path).await.failed(404, "NotFound");
+    }
+    cluster.by(None).get(path).await.failed(401, "Unauthorized");
 }
