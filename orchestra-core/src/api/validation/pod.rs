@@ -44,6 +44,7 @@ pub fn pod_update(new: &Pod, old: &Pod) -> Vec<FieldError> {
         let detail = "existing toleration can not be modified except its tolerationSeconds";
         errors.push(FieldError::forbidden(&path.field("tolerations"), detail));
     }
+    added_gates(new, old, &path, &mut errors);
     if with_mutable_fields_of(new, old) != *new {
         errors.push(FieldError::forbidden(&path, MUTABLE));
     }
@@ -83,6 +84,7 @@ fn pod_spec(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     }
     let spread = spec.topology_spread_constraints.as_deref().unwrap_or_default();
     affinity::spread(spread, &path.field("topologySpreadConstraints"), errors);
+    gates(spec, path, errors);
     let aliases = path.field("hostAliases");
     for (index, alias) in spec.host_aliases.iter().flatten().enumerate() {
         let path = aliases.index(index);
@@ -93,6 +95,24 @@ fn pod_spec(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
         for hostname in alias.hostnames.iter().flatten() {
             invalid(&path.field("hostnames"), hostname, names::dns_1123_subdomain(hostname), errors);
         }
+    }
+}
+
+/// Checks what keeps a pod from being scheduled.
+fn gates(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    let gates = spec.scheduling_gates.as_deref().unwrap_or_default();
+    let gates_path = path.field("schedulingGates");
+    let mut names_seen = BTreeSet::new();
+    for (index, gate) in gates.iter().enumerate() {
+        let (path, name) = (gates_path.index(index), gate.name.as_str());
+        invalid(&path, name, names::qualified_name(name), errors);
+        if !names_seen.insert(name) {
+            errors.push(FieldError::duplicate(&path, name));
+        }
+    }
+    if !gates.is_empty() && spec.node_name.as_ref().is_some_and(|name| !name.is_empty()) {
+        let detail = "cannot be set until all schedulingGates have been cleared";
+        errors.push(FieldError::forbidden(&path.field("nodeName"), detail));
     }
 }
 
@@ -157,6 +177,15 @@ fn active_deadline(new: &PodSpec, old: &PodSpec, path: &Path<'_>, errors: &mut V
     }
 }
 
+/// Gates only ever open.
+fn added_gates(new: &PodSpec, old: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    let before = old.scheduling_gates.as_deref().unwrap_or_default();
+    for gate in new.scheduling_gates.iter().flatten().filter(|gate| !before.contains(gate)) {
+        let detail = format!("only deletion is allowed, but found new scheduling gate '{}'", gate.name);
+        errors.push(FieldError::forbidden(&path.field("schedulingGates"), detail));
+    }
+}
+
 fn only_adds_tolerations(new: &[Toleration], old: &[Toleration]) -> bool {
     let same = |a: &Toleration, b: &Toleration| {
         Toleration { toleration_seconds: None, ..a.clone() } == Toleration { toleration_seconds: None, ..b.clone() }
@@ -181,14 +210,11 @@ fn with_mutable_fields_of(new: &PodSpec, old: &PodSpec) -> PodSpec {
     {
         spec.termination_grace_period_seconds = Some(1);
     }
-    // Gates only ever open.
-    let before = old.scheduling_gates.as_deref().unwrap_or_default();
-    if new.scheduling_gates.iter().flatten().all(|gate| before.contains(gate)) {
-        spec.scheduling_gates.clone_from(&new.scheduling_gates);
-        if !before.is_empty() {
-            spec.node_selector.clone_from(&new.node_selector);
-            spec.affinity.clone_from(&new.affinity);
-        }
+    // Those that are added are told by themselves.
+    spec.scheduling_gates.clone_from(&new.scheduling_gates);
+    if old.scheduling_gates.as_ref().is_some_and(|gates| !gates.is_empty()) {
+        spec.node_selector.clone_from(&new.node_selector);
+        spec.affinity.clone_from(&new.affinity);
     }
     spec
 }

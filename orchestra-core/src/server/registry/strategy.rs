@@ -117,7 +117,12 @@ fn prepare_pod(object: &mut Object) {
         }
     }
     let pod = serde_json::from_value::<Pod>(Value::Object(object.clone())).unwrap_or_default();
-    let quality = quality_of_service(&pod.spec.unwrap_or_default());
-    object.insert("status".into(), json!({ "phase": "Pending", "qosClass": quality }));
+    let spec = pod.spec.unwrap_or_default();
+    let mut status = json!({ "phase": "Pending", "qosClass": quality_of_service(&spec) });
+    if spec.scheduling_gates.is_some_and(|gates| !gates.is_empty()) {
+        status["conditions"] = json!([{ "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates" }]);
+    }
+    object.insert("status".into(), status);
     meta_mut(object);
 }

@@ -196,3 +196,45 @@ async fn an_update_creates_a_lease_that_is_absent_but_no_config_map() {
     cluster.put(path, &made).await.failed(404, "NotFound");
     cluster.put(&format!("{CONFIG_MAPS}/none"), &config_map("none")).await.failed(404, "NotFound");
 }
+
+/// Gates only ever open; until the last one has, the pod says that it waits for them.
+#[tokio::test(start_paused = true)]
+async fn a_gated_pod_says_so_and_takes_no_new_gate() {
+    let cluster = Cluster::new();
+    let gates = |names: &[&str]| names.iter().map(|name| json!({ "name": name })).collect::<Value>();
+    let mut given = pod("a");
+    given["spec"]["schedulingGates"] = gates(&["example.com/quota", "example.com/data"]);
+    let made = cluster.post(PODS, &given).await.ok();
+    let condition = &made["status"]["conditions"][0];
+    assert_eq!((&condition["type"], &condition["status"]), (&json!("PodScheduled"), &json!("False")));
+    assert_eq!(condition["reason"], "SchedulingGated");
+    assert_eq!(condition["message"], "Scheduling is blocked due to non-empty scheduling gates");
+
+    let path = format!("{PODS}/a");
+    let with = |names: &[&str]| json!({ "spec": { "schedulingGates": gates(names) } });
+    let reply = cluster.patch(&path, MERGE_PATCH, &with(&["example.com/data", "example.com/new"])).await;
+    let words = "Pod \"a\" is invalid: spec.schedulingGates: Forbidden: only deletion is allowed, but found new scheduling \
+                 gate 'example.com/new'";
+    assert_eq!(reply.failed(422, "Invalid")["message"], words);
+    let one = cluster.patch(&path, MERGE_PATCH, &with(&["example.com/data"])).await.ok();
+    assert_eq!(one["spec"]["schedulingGates"], gates(&["example.com/data"]));
+    let binding = json!({ "target": { "kind": "Node", "name": "n1" } });
+    cluster.post(&format!("{path}/binding"), &binding).await.failed(409, "Conflict");
+    cluster.patch(&path, MERGE_PATCH, &with(&[])).await.ok();
+    cluster.post(&format!("{path}/binding"), &binding).await.ok();
+    let bound = cluster.get(&path).await.ok();
+    let conditions = bound["status"]["conditions"].as_array().expect("conditions");
+    assert_eq!((conditions.len(), &conditions[0]["status"]), (1, &json!("True")));
+
+    given = pod("b");
+    given["spec"]["schedulingGates"] = gates(&["a", "a", "no gate"]);
+    given["spec"]["nodeName"] = "n1".into();
+    let reply = cluster.post(PODS, &given).await;
+    for words in [
+        "spec.schedulingGates[1]: Duplicate value: \"a\"",
+        "spec.schedulingGates[2]: Invalid value",
+        "spec.nodeName: Forbidden: cannot be set until",
+    ] {
+        reply.failed_with(422, "Invalid", words);
+    }
+}
