@@ -9,6 +9,8 @@ pub mod quantity;
 #[cfg(feature = "server")]
 pub mod schema;
 pub mod selector;
+#[cfg(feature = "server")]
+pub mod service;
 pub mod share;
 #[cfg(feature = "server")]
 pub mod validation;

@@ -30,6 +30,7 @@ mod review;
 mod route;
 mod selection;
 mod service_address;
+mod service_type;
 mod subresource;
 mod table;
 mod view;

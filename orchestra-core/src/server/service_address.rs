@@ -10,7 +10,10 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use crate::{
-    api::validation::{FieldError, Path},
+    api::{
+        service::has_node_ports,
+        validation::{FieldError, Path},
+    },
     server::{
         Inner,
         error::{Failure, Result},
@@ -171,8 +174,8 @@ impl Inner {
     }
 
     async fn fill_node_ports(&self, service: &mut Object) -> Result<()> {
-        let Some(spec) = service.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
-        if !matches!(spec.get("type").and_then(Value::as_str), Some("NodePort" | "LoadBalancer")) {
+        let Some(spec) = service.get_mut("spec") else { return Ok(()) };
+        if !serde_json::from_value(spec.clone()).is_ok_and(|spec| has_node_ports(&spec)) {
             return Ok(());
         }
         let mut drawn = Vec::new();
@@ -196,46 +199,6 @@ impl Inner {
             }
         }
         Err(Failure::internal("failed to allocate a nodePort: range is full"))
-    }
-}
-
-/// Lets a Service that is being updated keep what it was given and doesn't mention, and give up what its new type has no
-/// use for.
-pub(crate) fn keep_allocated(kind: &Kind, new: &mut Object, old: &Object) {
-    if kind.kind != "Service" {
-        return;
-    }
-    let (Some(Value::Object(new)), Some(Value::Object(old))) = (new.get_mut("spec"), old.get("spec")) else { return };
-    let kind_of = |spec: &Object| spec.get("type").and_then(Value::as_str).unwrap_or("ClusterIP").to_owned();
-    let (kind_of_new, kind_of_old) = (kind_of(new), kind_of(old));
-    let has_address = |kind_of: &str| kind_of != "ExternalName";
-    let has_node_ports = |kind_of: &str| matches!(kind_of, "NodePort" | "LoadBalancer");
-    let is_unset = |value: Option<&Value>| value.is_none_or(|value| value.is_null() || value == "" || value == 0);
-    if has_address(&kind_of_old) && has_address(&kind_of_new) {
-        if is_unset(new.get("clusterIP")) && new.get("clusterIPs").and_then(Value::as_array).is_none_or(Vec::is_empty) {
-            new.extend(
-                ["clusterIP", "clusterIPs"].iter().filter_map(|at| Some((at.to_string(), old.get(*at)?.clone()))),
-            );
-        }
-    } else if has_address(&kind_of_old) && new.get("clusterIP") == old.get("clusterIP") {
-        new.retain(|field, _| !matches!(field.as_str(), "clusterIP" | "clusterIPs" | "ipFamilies" | "ipFamilyPolicy"));
-    }
-    let old_ports = old.get("ports").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    for port in new.get_mut("ports").and_then(Value::as_array_mut).into_iter().flatten() {
-        let protocol = |port: &Value| port["protocol"].as_str().unwrap_or("TCP").to_owned();
-        let same = |old: &&Value| old["port"] == port["port"] && protocol(old) == protocol(port);
-        let given = old_ports.iter().find(same).map(|old| old["nodePort"].clone()).unwrap_or_default();
-        if has_node_ports(&kind_of_old) && has_node_ports(&kind_of_new) && is_unset(port.get("nodePort")) {
-            if let (false, Some(port)) = (given.is_null(), port.as_object_mut()) {
-                port.insert("nodePort".into(), given);
-            }
-        } else if has_node_ports(&kind_of_old)
-            && !has_node_ports(&kind_of_new)
-            && port.get("nodePort") == Some(&given)
-            && let Some(port) = port.as_object_mut()
-        {
-            port.remove("nodePort");
-        }
     }
 }
 

@@ -10,6 +10,7 @@ use super::metadata::{Scope, invalid, object_meta, object_meta_update};
 use super::names::{self, NameRule};
 use super::values::{one_of, one_of_or_absent, port, port_number};
 use super::{FieldError, Path};
+use crate::api::service::{has_health_check, is_external, is_load_balancer};
 
 const TYPES: [&str; 4] = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
@@ -25,6 +26,7 @@ pub fn service(service: &Service) -> Vec<FieldError> {
     let (spec, path) = (service.spec.as_ref().unwrap_or(&no_spec), Path::root("spec"));
     ports(spec, &path.field("ports"), &mut errors);
     by_type(spec, &path, &mut errors);
+    only_from_outside(spec, &path, &mut errors);
     one_of(spec.type_.as_deref(), &TYPES, &path.field("type"), &mut errors);
     let selector = path.field("selector");
     for (key, value) in spec.selector.iter().flatten() {
@@ -139,6 +141,28 @@ fn by_type(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
             }
         }
         _ => {}
+    }
+}
+
+/// Checks that what is for clients outside of the cluster is said of a service that has any.
+fn only_from_outside(spec: &ServiceSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+    let traffic = spec.external_traffic_policy.as_deref().unwrap_or_default();
+    if !traffic.is_empty() && !is_external(spec) {
+        let detail = "may only be set for externally-accessible services";
+        errors.push(FieldError::invalid(&path.field("externalTrafficPolicy"), traffic, detail));
+    }
+    let checked = spec.health_check_node_port.unwrap_or(0);
+    if checked != 0 && !has_health_check(spec) {
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        errors.push(FieldError::invalid(&path.field("healthCheckNodePort"), checked, detail));
+    }
+    for (field, is_set) in [
+        ("allocateLoadBalancerNodePorts", spec.allocate_load_balancer_node_ports.is_some()),
+        ("loadBalancerClass", spec.load_balancer_class.is_some()),
+    ] {
+        if is_set && !is_load_balancer(spec) {
+            errors.push(FieldError::forbidden(&path.field(field), "may only be used when `type` is 'LoadBalancer'"));
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
         registry::Kind,
         respond::Answer,
         route::Target,
-        service_address,
+        service_type,
     },
     store::{self, Check, Op, Txn},
 };
@@ -190,7 +190,9 @@ impl Inner {
             };
         }
         kind.strategy.prepare_update(&mut new, old);
-        service_address::keep_allocated(kind, &mut new, old);
+        if kind.kind == "Service" {
+            service_type::follow_type(&mut new, old);
+        }
         let mut new = kind.default(new).map_err(|error| bad_object(&error))?;
         let generation = old["metadata"].get("generation").and_then(Value::as_i64);
         if let Some(generation) = generation.filter(|_| spec_changed(&new, old)) {

@@ -62,6 +62,64 @@ async fn a_service_that_changes_its_type_gets_and_gives_back_what_it_needs() {
     assert_eq!(address(&cluster.post(SERVICES, &heir).await.ok()), address(&made));
 }
 
+/// As Kubernetes' `dropTypeDependentFields`: what only the old type has a use for goes with it, if it is left as it was.
+#[tokio::test(start_paused = true)]
+async fn what_depends_on_the_type_of_a_service_does_not_outlive_it() {
+    let cluster = Cluster::new();
+    let mut given = service("a");
+    given["spec"]["type"] = "LoadBalancer".into();
+    given["spec"]["externalTrafficPolicy"] = "Local".into();
+    given["spec"]["healthCheckNodePort"] = 31_000.into();
+    given["spec"]["loadBalancerClass"] = "example.com/fast".into();
+    let made = cluster.post(SERVICES, &given).await.ok();
+    assert_eq!(made["spec"]["allocateLoadBalancerNodePorts"], true);
+    let fields = |spec: &Value| spec.as_object().expect("a spec").keys().cloned().collect::<BTreeSet<_>>();
+
+    let opened = retyped(&cluster, "a", "NodePort").await;
+    assert_eq!(opened["spec"]["externalTrafficPolicy"], "Local", "a node port has a use for it");
+    assert_eq!(opened["spec"]["ports"], made["spec"]["ports"]);
+    let gone = ["allocateLoadBalancerNodePorts", "healthCheckNodePort", "loadBalancerClass"];
+    assert!(gone.iter().all(|field| opened["spec"].get(field).is_none()), "{opened}");
+
+    let closed = retyped(&cluster, "a", "ClusterIP").await;
+    let plain = cluster.post(SERVICES, &service("plain")).await.ok();
+    assert_eq!(fields(&closed["spec"]), fields(&plain["spec"]));
+    assert_eq!(closed["spec"]["ports"], plain["spec"]["ports"]);
+
+    let named = json!({ "spec": { "type": "ExternalName", "externalName": "example.com" } });
+    let named = cluster.patch(&format!("{SERVICES}/a"), MERGE_PATCH, &named).await.ok();
+    let gone = ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"];
+    assert!(gone.iter().all(|field| named["spec"].get(field).is_none()), "{named}");
+}
+
+/// What the author sets anew beside a type that has no use for it is a mistake, and is told.
+#[tokio::test(start_paused = true)]
+async fn what_a_type_has_no_use_for_is_refused() {
+    let cluster = Cluster::new();
+    cluster.post(SERVICES, &service("a")).await.ok();
+    for (field, value, words) in [
+        ("externalTrafficPolicy", json!("Local"), "may only be set for externally-accessible services"),
+        ("healthCheckNodePort", json!(31_000), "may only be set when `type` is 'LoadBalancer' and"),
+        ("allocateLoadBalancerNodePorts", json!(true), "may only be used when `type` is 'LoadBalancer'"),
+        ("loadBalancerClass", json!("example.com/fast"), "may only be used when `type` is 'LoadBalancer'"),
+    ] {
+        let patch = json!({ "spec": { field: value } });
+        let reply = cluster.patch(&format!("{SERVICES}/a"), MERGE_PATCH, &patch).await;
+        reply.failed_with(422, "Invalid", &format!("spec.{field}: "));
+        reply.failed_with(422, "Invalid", words);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_balancer_that_wants_no_node_ports_gets_none() {
+    let cluster = Cluster::new();
+    let mut given = service("a");
+    given["spec"]["type"] = "LoadBalancer".into();
+    given["spec"]["allocateLoadBalancerNodePorts"] = false.into();
+    let made = cluster.post(SERVICES, &given).await.ok();
+    assert!(made["spec"]["ports"][0].get("nodePort").is_none(), "{made}");
+}
+
 /// A client that writes back the manifest it began with, as `kubectl replace` does, leaves what was allocated.
 #[tokio::test(start_paused = true)]
 async fn an_update_that_does_not_mention_the_address_keeps_it() {
