@@ -16,7 +16,7 @@ use crate::{
         object::Object,
         registry::Kind,
         route::Query,
-        table::{Headings, Include, partial, table},
+        table::{Headings, Include, partial, scale_table, table},
     },
     store::Revision,
 };
@@ -110,6 +110,8 @@ pub(crate) enum Answer {
     List { kind_of: KindRef, revision: Revision, items: Vec<Bytes>, next: Option<Next> },
     /// Encoded events, one a frame.
     Watch(futures::stream::BoxStream<'static, Bytes>),
+    /// A `Scale`.
+    Scale(Value),
     /// Any JSON.
     Json(Value),
     /// A response as it is.
@@ -167,6 +169,15 @@ pub(crate) fn render(inner: &Inner, accept: Accept, answer: Answer) -> Response<
     match answer {
         Answer::Raw(response) => response,
         Answer::Json(value) => json_response(StatusCode::OK, value.to_string().into()),
+        Answer::Scale(scale) => {
+            let encoded = Bytes::from(scale.to_string());
+            let encoded = match accept.form {
+                Form::Full => encoded,
+                Form::Table(include) => scale_table(&encoded, include, inner.clock.now()),
+                Form::Partial => partial(&encoded),
+            };
+            json_response(StatusCode::OK, encoded)
+        }
         Answer::Watch(events) => stream(events),
         Answer::Object { code, kind_of, encoded, warnings } => {
             let encoded = match kind_of {

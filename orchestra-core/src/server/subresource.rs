@@ -63,7 +63,7 @@ impl Inner {
     }
 
     async fn scale(&self, kind: &Kind, target: &Target) -> Result<Answer> {
-        Ok(Answer::Json(scale_of(&self.current(kind, target).await?)))
+        Ok(Answer::Scale(scale_of(&self.current(kind, target).await?)))
     }
 
     async fn set_scale(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
@@ -91,7 +91,7 @@ impl Inner {
             Ok(new)
         };
         let written = self.modify(kind, target, Part::Spec, dry_run, false, change).await?;
-        Ok(Answer::Json(scale_of(&written)))
+        Ok(Answer::Scale(scale_of(&written)))
     }
 
     /// Replaces a namespace's own finalizers; without any, and with nothing else to wait for, it is gone.

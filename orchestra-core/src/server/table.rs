@@ -3,11 +3,12 @@
 use std::io::Write as _;
 
 use bytes::Bytes;
+use k8s_openapi::api::autoscaling::v1::Scale;
 use serde::Deserialize;
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    api::columns::Row,
+    api::columns::{self, Row},
     clock::Timestamp,
     server::{
         error::{Failure, Result},
@@ -66,15 +67,28 @@ pub(crate) fn table(
         Headings::Told => kind.columns(),
         Headings::LeftOut => "null",
     };
+    let rows = items.iter().map(|item| (kind.row(item, now), item));
+    of_rows(columns, meta, rows, include)
+}
+
+/// The table of an encoded scale, which is of no kind in the registry.
+pub(crate) fn scale_table(encoded: &Bytes, include: Include, now: Timestamp) -> Bytes {
+    let scale: Scale = serde_json::from_slice(encoded).unwrap_or_default();
+    let meta = json!({ "resourceVersion": scale.metadata.resource_version });
+    let row = (columns::SCALE.row)(&scale, now);
+    of_rows(&columns::SCALE.describe().to_string(), &meta, std::iter::once((row, encoded)), include)
+}
+
+fn of_rows<'a>(columns: &str, meta: &Value, rows: impl Iterator<Item = (Row, &'a Bytes)>, include: Include) -> Bytes {
     let head = format!(
         "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{meta},\"columnDefinitions\":{columns},\"rows\":["
     );
     let mut body = head.into_bytes();
-    for (at, item) in items.iter().enumerate() {
+    for (at, (row, item)) in rows.enumerate() {
         if at > 0 {
             body.push(b',');
         }
-        write_row(&mut body, &kind.row(item, now), item, include);
+        write_row(&mut body, &row, item, include);
     }
     body.extend_from_slice(b"]}");
     body.into()

@@ -6,6 +6,7 @@ use k8s_openapi::{
     Resource,
     api::{
         apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+        autoscaling::v1::Scale,
         batch::v1::{CronJob, Job},
         coordination::v1::Lease,
         core::v1::{
@@ -77,6 +78,7 @@ kinds! {
     endpoints_fit, endpoints_are_described: Endpoints, super::ENDPOINTS;
     endpoint_slices_fit, endpoint_slices_are_described: EndpointSlice, super::ENDPOINT_SLICE;
     deployments_fit, deployments_are_described: Deployment, super::DEPLOYMENT;
+    scales_fit, scales_are_described: Scale, super::SCALE;
     replica_sets_fit, replica_sets_are_described: ReplicaSet, super::REPLICA_SET;
     replication_controllers_fit, replication_controllers_are_described: ReplicationController, super::REPLICATION_CONTROLLER;
     stateful_sets_fit, stateful_sets_are_described: StatefulSet, super::STATEFUL_SET;

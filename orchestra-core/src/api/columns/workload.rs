@@ -3,6 +3,7 @@
 use k8s_openapi::{
     api::{
         apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet},
+        autoscaling::v1::Scale,
         core::v1::ReplicationController,
         policy::v1::PodDisruptionBudget,
     },
@@ -37,6 +38,17 @@ pub const DEPLOYMENT: Columns<Deployment> = Columns {
         wide(string("Selector", Description::Field("io.k8s.api.apps.v1.DeploymentSpec", "selector"))),
     ],
     row: deployment,
+};
+
+/// The columns of the size of a workload, which `--subresource=scale` shows.
+pub const SCALE: Columns<Scale> = Columns {
+    definitions: &[
+        NAME,
+        integer("Desired", Description::Field("io.k8s.api.autoscaling.v1.ScaleSpec", "replicas")),
+        integer("Available", Description::Field("io.k8s.api.autoscaling.v1.ScaleStatus", "replicas")),
+        AGE,
+    ],
+    row: scale,
 };
 
 /// The columns of replica sets.
@@ -139,6 +151,15 @@ fn deployment(deployment: &Deployment, now: Timestamp) -> Row {
         names,
         images,
         query(&spec.selector).unwrap_or_else(|| "<invalid>".into()).into(),
+    ])
+}
+
+fn scale(scale: &Scale, now: Timestamp) -> Row {
+    Row::of(vec![
+        name(&scale.metadata),
+        count(scale.spec.as_ref().and_then(|spec| spec.replicas)),
+        count(scale.status.as_ref().map(|status| status.replicas)),
+        age(&scale.metadata, now),
     ])
 }
 

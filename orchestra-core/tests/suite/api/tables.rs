@@ -6,7 +6,7 @@ use http_body_util::{BodyExt as _, Full};
 use orchestra_core::server::Body;
 use serde_json::{Value, json};
 
-use super::fixture::{Cluster, MERGE_PATCH, PODS, Reply, pod};
+use super::fixture::{Cluster, DEPLOYMENTS, MERGE_PATCH, PODS, Reply, deployment, pod};
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
@@ -87,6 +87,21 @@ async fn metadata_alone_can_be_had_of_one_and_of_many() {
     let list = get(&cluster, PODS, "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").await.ok();
     assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("PartialObjectMetadataList"), &json!("meta.k8s.io/v1")));
     assert_eq!(list["items"][0]["kind"], "PartialObjectMetadata");
+}
+
+/// `kubectl get deployment web --subresource=scale`.
+#[tokio::test(start_paused = true)]
+async fn a_scale_has_columns_of_its_own() {
+    let cluster = Cluster::new();
+    cluster.post(DEPLOYMENTS, &deployment("web")).await.ok();
+    let path = format!("{DEPLOYMENTS}/web/scale");
+    let table = get(&cluster, &path, TABLE).await.ok();
+    let names: Vec<_> =
+        table["columnDefinitions"].as_array().expect("columns").iter().map(|one| &one["name"]).collect();
+    assert_eq!(json!(names), json!(["Name", "Desired", "Available", "Age"]));
+    assert_eq!(table["rows"][0]["cells"], json!(["web", 1, 0, "0s"]));
+    assert_eq!(table["rows"][0]["object"]["metadata"]["name"], "web");
+    assert_eq!(get(&cluster, &path, "application/json").await.ok()["kind"], "Scale");
 }
 
 #[tokio::test(start_paused = true)]
