@@ -13,7 +13,13 @@ pub fn phase(pod: &Pod) -> &str {
 /// Whether a pod's containers have run for the last time. It takes nothing of its node then, and never runs again.
 #[must_use]
 pub fn has_ended(pod: &Pod) -> bool {
-    matches!(phase(pod), "Succeeded" | "Failed")
+    is_final(phase(pod))
+}
+
+/// Whether a phase is one that a pod ends in, and never leaves.
+#[must_use]
+pub fn is_final(phase: &str) -> bool {
+    matches!(phase, "Succeeded" | "Failed")
 }
 
 /// Whether a pod counts for its controller: it has not ended, and is not on its way out.

@@ -4,7 +4,7 @@ use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget, PodDisruptionB
 use serde_json::Value;
 
 use crate::{
-    api::selector::LabelSelector,
+    api::{pod::is_final, selector::LabelSelector},
     server::{
         Call, Inner,
         error::{Failure, Result},
@@ -37,9 +37,10 @@ impl Inner {
         let dry_run =
             call.dry_run()? || is_dry_run("DeleteOptions", options.dry_run.iter().flatten().map(String::as_str))?;
         let pod = self.current(kind, target).await?;
-        let phase = pod.get("status").and_then(|status| status.get("phase")).and_then(Value::as_str);
+        let phase =
+            pod.get("status").and_then(|status| status.get("phase")).and_then(Value::as_str).unwrap_or_default();
         // What doesn't run yet, or no more, is nobody's disruption.
-        if !matches!(phase, Some("Succeeded" | "Failed" | "Pending")) && !is_terminating(&pod) {
+        if !is_final(phase) && phase != "Pending" && !is_terminating(&pod) {
             self.spend_budget(&pod, dry_run).await?;
         }
         // The budget was spent on this pod, not on the next of its name.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use orchestra_core::{
+    api::pod::has_ended,
     clock::Timestamp,
     runtime::{ContainerId, ContainerState, ContainerStatus, SandboxStatus},
 };
@@ -195,8 +196,7 @@ pub(super) fn is_over(view: &View<'_>) -> bool {
 /// Decides what a pod needs next.
 pub(super) fn decide(view: &View<'_>) -> Plan {
     let Some(spec) = &view.pod.spec else { return Plan::default() };
-    let phase = view.pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    if view.ending || matches!(phase, Some("Succeeded" | "Failed")) || is_over(view) || is_overdue(view) {
+    if view.ending || has_ended(view.pod) || is_over(view) || is_overdue(view) {
         return end(view, spec);
     }
     let mut plan = Plan { wake_at: deadline(view), ..Plan::default() };

@@ -7,7 +7,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use orchestra_core::api::pod::quality_of_service;
+use orchestra_core::api::pod::{has_ended, is_final, quality_of_service};
 use orchestra_core::runtime::{ContainerState, ContainerStatus, ExitReason};
 
 use super::admission::Rejection;
@@ -29,13 +29,13 @@ pub(super) struct NodeFacts<'a> {
 pub(super) fn pod_status(view: &View<'_>, node: NodeFacts<'_>) -> PodStatus {
     let Some(spec) = &view.pod.spec else { return PodStatus::default() };
     let before = view.pod.status.clone().unwrap_or_default();
-    if view.sandbox.is_none() && is_final_phase(before.phase.as_deref()) {
+    if view.sandbox.is_none() && has_ended(view.pod) {
         // It was turned away, or nothing is left to see.
         return before;
     }
-    let overdue = is_overdue(view) && !is_final_phase(before.phase.as_deref());
+    let overdue = is_overdue(view) && !has_ended(view.pod);
     let phase = phase(view, spec, before.phase.as_deref());
-    let is_final = matches!(phase, "Succeeded" | "Failed");
+    let has_ended_now = is_final(phase);
     let report = |wanted: fn(Role) -> bool| -> Vec<ApiStatus> {
         let wanted = containers(spec).filter(|(role, _)| wanted(*role));
         wanted.map(|(role, container)| container_status(view, spec, role, container, node.runtime)).collect()
@@ -47,7 +47,7 @@ pub(super) fn pod_status(view: &View<'_>, node: NodeFacts<'_>) -> PodStatus {
     let own_network = !spec.host_network.unwrap_or(false);
     let address = if own_network { address } else { view.sandbox.map(|_| node.address.into()) };
     let address = address.or_else(|| before.pod_ip.clone());
-    let conditions = conditions(view, spec, is_final, &inits, &mains);
+    let conditions = conditions(view, spec, has_ended_now, &inits, &mains);
     PodStatus {
         phase: Some(phase.into()),
         conditions: Some(conditions),
@@ -79,10 +79,6 @@ pub(super) fn rejected(view: &View<'_>, rejection: &Rejection, node: NodeFacts<'
         observed_generation: view.pod.metadata.generation,
         ..view.pod.status.clone().unwrap_or_default()
     }
-}
-
-fn is_final_phase(phase: Option<&str>) -> bool {
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// SEMANTICS 52: a final phase stays.

@@ -9,7 +9,7 @@ use kube::{
     api::{DeleteParams, Patch, PatchParams, Preconditions},
 };
 use orchestra_core::{
-    api::pod::has_ended,
+    api::pod::{has_ended, is_final},
     clock::Timestamp,
     runtime::{ContainerId, ContainerStatus, SandboxId, SandboxStatus},
     scheduler::{NodeView, PodView, Resources},
@@ -307,7 +307,7 @@ impl Worker {
         {
             self.shared.metrics.pod_started(since.elapsed());
         }
-        if matches!(status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        if status.phase.as_deref().is_some_and(is_final) {
             self.shared.admitted().remove(&*self.sandbox.0);
         }
     }

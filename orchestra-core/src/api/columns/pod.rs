@@ -8,7 +8,7 @@ use super::{
     text::{age, name, or_none, since},
     wide,
 };
-use crate::clock::Timestamp;
+use crate::{api::pod::has_ended, clock::Timestamp};
 
 const SPEC: &str = "io.k8s.api.core.v1.PodSpec";
 const STATUS: &str = "io.k8s.api.core.v1.PodStatus";
@@ -175,10 +175,9 @@ fn how_ended(ended: &ContainerStateTerminated) -> String {
 /// What is said of a pod that is to go, whatever its containers do.
 fn ending(pod: &Pod, status: &PodStatus) -> Option<String> {
     pod.metadata.deletion_timestamp.as_ref()?;
-    let is_over = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     match status.reason.as_deref() {
         Some(NODE_LOST) => Some("Unknown".into()),
-        _ if is_over => None,
+        _ if has_ended(pod) => None,
         _ => Some("Terminating".into()),
     }
 }

@@ -3,7 +3,10 @@
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use serde_json::{Value, json};
 
-use crate::api::{defaults, pod::quality_of_service};
+use crate::api::{
+    defaults,
+    pod::{is_final, quality_of_service},
+};
 use crate::server::object::{Object, finalizers, is_terminating, meta_mut};
 
 /// How the objects of a kind live.
@@ -58,7 +61,7 @@ impl Strategy {
             value.and_then(|value| value.get(field)).and_then(Value::as_str).unwrap_or_default().to_owned()
         };
         let placed = !text(spec, "nodeName").is_empty();
-        let over = matches!(text(object.get("status"), "phase").as_str(), "Succeeded" | "Failed");
+        let over = is_final(&text(object.get("status"), "phase"));
         let own = spec.and_then(|spec| spec.get("terminationGracePeriodSeconds")).and_then(Value::as_i64);
         if !placed || over { 0 } else { asked.or(own).unwrap_or(30) }
     }
