@@ -367,7 +367,7 @@ mod tests {
                 let nodes = ask.scope.map_or(ask.snapshot.nodes.len(), <[_]>::len);
                 let single = |step: &crate::scheduler::Step| step.ops.len() == 1;
                 if let Some(step) = plan.steps.pop_if(|step| single(step)) {
-                    let why = [(crate::scheduler::Reason::fixed("no wish to"), nodes)].into();
+                    let why = [(vec![crate::scheduler::Reason::fixed("no wish to")], nodes)].into();
                     plan.left.push(crate::scheduler::Left { unit: step.unit, why });
                 }
             }));

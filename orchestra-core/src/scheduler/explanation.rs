@@ -20,8 +20,8 @@ pub enum Verdict {
     RuledOut {
         /// The filter's name.
         filter: Box<str>,
-        /// Why.
-        reason: Reason,
+        /// All that it said against it.
+        reasons: Vec<Reason>,
     },
     /// Every filter let it pass.
     Scored(Vec<Points>),
@@ -53,7 +53,10 @@ impl fmt::Display for Explanation {
     /// As `n1: 351 = 1 × 80 least-allocated + …`, or `n2: Insufficient cpu (NodeResourcesFit)`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.verdict {
-            Verdict::RuledOut { filter, reason } => write!(f, "{}: {reason} ({filter})", self.node),
+            Verdict::RuledOut { filter, reasons } => {
+                let reasons: Vec<_> = reasons.iter().map(ToString::to_string).collect();
+                write!(f, "{}: {} ({filter})", self.node, reasons.join(", "))
+            }
             Verdict::Scored(all) => {
                 write!(f, "{}: {}", self.node, self.verdict.total().unwrap_or(0))?;
                 for (at, Points { score, weight, points }) in all.iter().enumerate() {

@@ -157,17 +157,26 @@ impl Filter for ResourcesFit {
     }
 
     fn admit(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
-        for (resource, wanted) in pod.requests.0.iter().filter(|(_, wanted)| **wanted > 0) {
-            if node.requested.amount(resource).saturating_add(*wanted) > node.allocatable.amount(resource) {
-                let text = match &**resource {
-                    "pods" => "Too many pods".to_owned(),
-                    other => format!("Insufficient {other}"),
-                };
-                // What an empty node has not, nobody can make room for.
-                let fits_alone = *wanted <= node.allocatable.amount(resource);
-                return Err(if fits_alone { Reason::crowded(text) } else { Reason::fixed(text) });
-            }
-        }
-        Ok(())
+        insufficient(pod, node).next().map_or(Ok(()), Err)
     }
+
+    fn reasons(&self, pod: &PodView, node: &NodeView) -> Vec<Reason> {
+        insufficient(pod, node).collect()
+    }
+}
+
+/// A reason for each resource of which not enough is left.
+fn insufficient(pod: &PodView, node: &NodeView) -> impl Iterator<Item = Reason> {
+    pod.requests.0.iter().filter(|(_, wanted)| **wanted > 0).filter_map(|(resource, wanted)| {
+        let allocatable = node.allocatable.amount(resource);
+        if node.requested.amount(resource).saturating_add(*wanted) <= allocatable {
+            return None;
+        }
+        let text = match &**resource {
+            "pods" => "Too many pods".to_owned(),
+            other => format!("Insufficient {other}"),
+        };
+        // What an empty node has not, nobody can make room for.
+        Some(if *wanted <= allocatable { Reason::crowded(text) } else { Reason::fixed(text) })
+    })
 }

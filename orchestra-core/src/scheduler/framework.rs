@@ -36,7 +36,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// Rules a node out. The first filter that rejects it gives the reason.
+/// Rules a node out. The first filter that rejects it gives the reasons.
 pub trait Filter: fmt::Debug + Send + Sync + 'static {
     /// A short name, such as `NodeResourcesFit`.
     fn name(&self) -> &str;
@@ -47,6 +47,11 @@ pub trait Filter: fmt::Debug + Send + Sync + 'static {
     ///
     /// The [`Reason`] why it may not.
     fn admit(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason>;
+
+    /// Every reason why it may not; none if it may. For filters that can tell of more than one.
+    fn reasons(&self, pod: &PodView, node: &NodeView) -> Vec<Reason> {
+        self.admit(pod, node).err().into_iter().collect()
+    }
 }
 
 /// Prefers some nodes to others.
@@ -164,10 +169,8 @@ impl Pipeline {
     pub fn explain(&self, snapshot: &Snapshot, pod: PodId) -> Vec<Explanation> {
         let (trial, view) = (Trial::new(snapshot), snapshot.pod(pod));
         let ruled_out = |node: &NodeId| {
-            self.filters.iter().find_map(|filter| {
-                let reason = filter.admit(view, snapshot.node(*node)).err()?;
-                Some(Verdict::RuledOut { filter: filter.name().into(), reason })
-            })
+            let (filter, reasons) = self.against(view, snapshot.node(*node))?;
+            Some(Verdict::RuledOut { filter: filter.into(), reasons })
         };
         let (out, admitted): (Vec<NodeId>, Vec<NodeId>) =
             snapshot.node_ids().partition(|node| ruled_out(node).is_some());
@@ -185,21 +188,25 @@ impl Pipeline {
         verdicts.into_iter().map(explanation).collect()
     }
 
-    fn admits(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
-        self.filters.iter().try_for_each(|filter| filter.admit(pod, node))
+    /// The first filter that rejects a node, by name, and its reasons.
+    fn against(&self, pod: &PodView, node: &NodeView) -> Option<(&str, Vec<Reason>)> {
+        self.filters.iter().find_map(|filter| {
+            let reasons = filter.reasons(pod, node);
+            (!reasons.is_empty()).then(|| (filter.name(), reasons))
+        })
     }
 
-    /// The nodes that take a pod, as many as the pipeline looks for, and how many each reason rules out.
-    fn admit(&self, trial: &Trial<'_>, pod: PodId, nodes: &[NodeId]) -> (Vec<NodeId>, BTreeMap<Reason, usize>) {
+    /// The nodes that take a pod, as many as the pipeline looks for, and how many are ruled out for what reasons.
+    fn admit(&self, trial: &Trial<'_>, pod: PodId, nodes: &[NodeId]) -> (Vec<NodeId>, BTreeMap<Vec<Reason>, usize>) {
         let enough = match self.look {
             Look::All => usize::MAX,
             Look::Until(count) => count.get() as usize,
         };
         let (mut admitted, mut why) = (Vec::new(), BTreeMap::new());
         for &node in nodes {
-            match self.admits(trial.snapshot().pod(pod), trial.node(node)) {
-                Ok(()) => admitted.push(node),
-                Err(reason) => *why.entry(reason).or_insert(0) += 1,
+            match self.against(trial.snapshot().pod(pod), trial.node(node)) {
+                None => admitted.push(node),
+                Some((_, reasons)) => *why.entry(reasons).or_insert(0) += 1,
             }
             if admitted.len() >= enough {
                 break;
@@ -236,7 +243,7 @@ impl Pipeline {
         unit: &Unit,
         nodes: &[NodeId],
         seed: u64,
-    ) -> Result<Step, BTreeMap<Reason, usize>> {
+    ) -> Result<Step, BTreeMap<Vec<Reason>, usize>> {
         let mark = trial.mark();
         let (mut ops, mut reads, mut reasons) = (Vec::new(), Vec::new(), None);
         for &pod in &unit.pods {

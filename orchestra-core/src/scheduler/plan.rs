@@ -112,8 +112,8 @@ pub struct Step {
 pub struct Left {
     /// Which unit.
     pub unit: UnitId,
-    /// How many nodes each reason ruled out.
-    pub why: BTreeMap<Reason, usize>,
+    /// How many nodes were ruled out, by all that was said against them: each node counts once.
+    pub why: BTreeMap<Vec<Reason>, usize>,
 }
 
 /// What a scheduler proposes; whether it happens is the applier's business.

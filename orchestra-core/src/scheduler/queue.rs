@@ -9,10 +9,15 @@ const BACKOFF: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// After this long a pod is tried again although nothing seems to have changed; kube-scheduler's own safety net.
 const PARKED_MAX: Duration = Duration::from_secs(300);
+/// How many failures of a pod are told as they come, and how often after that; as client-go limits the events of an object.
+const TOLD_AT_ONCE_MAX: u32 = 25;
+const TOLD_EVERY: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, Debug)]
 struct Failed {
     attempts: u32,
+    /// When a failure was last to be told.
+    told_at: Instant,
     /// Not tried before.
     not_before: Instant,
     /// Not tried before something changes, or this moment comes.
@@ -31,14 +36,14 @@ impl Queue {
         self.failed.get(uid).is_none_or(|failed| failed.due_at() <= now)
     }
 
-    /// Notes that a pod found no place: it waits for a change.
-    pub(super) fn found_no_place(&mut self, uid: &str, now: Instant) {
-        self.fail(uid, now, Some(now + PARKED_MAX));
+    /// Notes that a pod found no place: it waits for a change. Returns whether that is to be told, not too often.
+    pub(super) fn found_no_place(&mut self, uid: &str, now: Instant) -> bool {
+        self.fail(uid, now, Some(now + PARKED_MAX)) == now
     }
 
     /// Notes that a pod's place was refused: it is tried again soon, whatever changes.
     pub(super) fn refused(&mut self, uid: &str, now: Instant) {
-        self.fail(uid, now, None);
+        let _ = self.fail(uid, now, None);
     }
 
     /// Something changed that could make a place: nobody waits for that any longer.
@@ -69,11 +74,14 @@ impl Queue {
         self.failed.values().map(Failed::due_at).min()
     }
 
-    fn fail(&mut self, uid: &str, now: Instant, parked_until: Option<Instant>) {
-        let attempts = self.failed.get(uid).map_or(0, |failed| failed.attempts);
+    /// Returns when a failure of the pod was last to be told.
+    fn fail(&mut self, uid: &str, now: Instant, parked_until: Option<Instant>) -> Instant {
+        let (attempts, told_at) = self.failed.get(uid).map_or((0, now), |failed| (failed.attempts, failed.told_at));
         let backoff = BACKOFF.saturating_mul(2_u32.saturating_pow(attempts)).min(BACKOFF_MAX);
-        let failed = Failed { attempts: attempts.saturating_add(1), not_before: now + backoff, parked_until };
-        self.failed.insert(uid.to_owned(), failed);
+        let told_at = if attempts < TOLD_AT_ONCE_MAX || now >= told_at + TOLD_EVERY { now } else { told_at };
+        let attempts = attempts.saturating_add(1);
+        self.failed.insert(uid.to_owned(), Failed { attempts, told_at, not_before: now + backoff, parked_until });
+        told_at
     }
 }
 
@@ -101,7 +109,11 @@ mod tests {
             let mut queue = Queue::default();
             for (pod, refused, wait) in failures {
                 now += Duration::from_secs(wait);
-                if refused { queue.refused(&pod.to_string(), now) } else { queue.found_no_place(&pod.to_string(), now) }
+                if refused {
+                    queue.refused(&pod.to_string(), now);
+                } else {
+                    queue.found_no_place(&pod.to_string(), now);
+                }
                 prop_assert!(!queue.is_due(&pod.to_string(), now));
             }
             queue.wake();

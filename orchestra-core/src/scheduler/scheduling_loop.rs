@@ -279,15 +279,18 @@ impl SchedulingLoop {
 
     /// Tells a unit's pods why they got no place, and lets them wait for a change.
     ///
-    /// Said once: a reason that the pod's condition gives already makes no new event (SEMANTICS 45).
+    /// The event counts the attempts; the condition is written when it changes (SEMANTICS 45).
     async fn leave(&mut self, left: &Left, units: &[Unit], present: &[Arc<Pod>], snapshot: &Snapshot, took: Duration) {
         for id in units.iter().filter(|unit| unit.id == left.unit).flat_map(|unit| &unit.pods) {
             let Some(pod) = present.get(id.0 as usize) else { continue };
             let message = wording::unschedulable(left, snapshot, *id);
             self.metrics.attempted(&self.scheduler_name, Result::Unschedulable, took);
-            self.queue.found_no_place(&pod.uid().unwrap_or_default(), Instant::now());
-            let Some(condition) = self.unschedulable(pod, &message) else { continue };
-            self.recorder.record(&**pod, Severity::Warning, "FailedScheduling", message).await;
+            let is_to_be_told = self.queue.found_no_place(&pod.uid().unwrap_or_default(), Instant::now());
+            let condition = self.unschedulable(pod, &message);
+            if is_to_be_told || condition.is_some() {
+                self.recorder.record(&**pod, Severity::Warning, "FailedScheduling", message).await;
+            }
+            let Some(condition) = condition else { continue };
             let patch = json!({ "metadata": { "uid": pod.uid() }, "status": { "conditions": [condition] } });
             let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
             let written = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await;

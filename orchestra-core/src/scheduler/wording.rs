@@ -12,7 +12,12 @@ pub(super) fn unschedulable(left: &Left, snapshot: &Snapshot, pod: PodId) -> Str
     if nodes == 0 {
         return "no nodes available to schedule pods".into();
     }
-    let reasons = left.why.iter().map(|(reason, count)| format!("{count} {reason}"));
+    let mut counts = BTreeMap::new();
+    for (reason, count) in left.why.iter().flat_map(|(reasons, count)| reasons.iter().map(move |one| (one, count))) {
+        // Whether it would help if pods left the node is no part of the words.
+        *counts.entry(&*reason.text).or_insert(0) += count;
+    }
+    let reasons = counts.iter().map(|(reason, count)| format!("{count} {reason}"));
     let said = format!("0/{nodes} nodes are available: {}.", sorted(reasons));
     let priority = snapshot.pod(pod).priority;
     let running = snapshot.pods.iter().zip(&*snapshot.placed).filter(|(_, node)| node.is_some());
@@ -20,8 +25,8 @@ pub(super) fn unschedulable(left: &Left, snapshot: &Snapshot, pod: PodId) -> Str
         return said;
     }
     let mut preemption = BTreeMap::new();
-    for (reason, count) in &left.why {
-        let verdict = if reason.crowded {
+    for (reasons, count) in &left.why {
+        let verdict = if reasons.iter().all(|reason| reason.crowded) {
             "No preemption victims found for incoming pod"
         } else {
             "Preemption is not helpful for scheduling"
@@ -49,15 +54,16 @@ mod tests {
     fn the_words_are_those_of_kube_scheduler() {
         let nodes = ["a", "b", "c"].map(|name| NodeView { name: name.into(), ..NodeView::default() });
         let why = BTreeMap::from([
-            (Reason::fixed("node(s) had untolerated taint {dedicated: db}"), 1),
-            (Reason::crowded("Insufficient cpu"), 2),
+            (vec![Reason::fixed("node(s) had untolerated taint {dedicated: db}")], 1),
+            (vec![Reason::crowded("Insufficient cpu")], 1),
+            (vec![Reason::crowded("Insufficient cpu"), Reason::crowded("Insufficient memory")], 1),
         ]);
         let left = Left { unit: UnitId(0), why };
         let alone = Snapshot::new(nodes.clone(), [(PodView::default(), None)]);
         assert_eq!(
             unschedulable(&left, &alone, PodId(0)),
-            "0/3 nodes are available: 1 node(s) had untolerated taint {dedicated: db}, 2 Insufficient cpu. \
-             preemption: 0/3 nodes are available: 1 Preemption is not helpful for scheduling, \
+            "0/3 nodes are available: 1 Insufficient memory, 1 node(s) had untolerated taint {dedicated: db}, \
+             2 Insufficient cpu. preemption: 0/3 nodes are available: 1 Preemption is not helpful for scheduling, \
              2 No preemption victims found for incoming pod."
         );
         let victim = PodView { priority: -1, ..PodView::default() };

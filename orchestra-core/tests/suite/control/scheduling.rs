@@ -76,6 +76,45 @@ async fn a_pod_without_a_place_says_why_and_gets_one_when_there_is_one() {
     assert_eq!(node_of(&client, "p").await.as_deref(), Some("large"));
 }
 
+/// What fails again is counted, as `kubectl describe` shows it: `x2 over 5m`.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_fails_to_be_placed_again_has_one_event_that_counts() {
+    let client = world::empty();
+    let _running = run(&client);
+    world::create(&client, world::node("n1", "True")).await;
+    world::create(&client, waiting("huge", "64")).await;
+    let failed = async || {
+        let events = Api::<Event>::default_namespaced(client.clone()).list(&ListParams::default()).await;
+        let failed = events.expect("listed").items.into_iter();
+        failed.filter(|event| event.reason.as_deref() == Some("FailedScheduling")).collect::<Vec<_>>()
+    };
+    seconds(1).await;
+    let first = failed().await;
+    let written = pod(&client, "huge").await;
+    seconds(301).await;
+    let again = failed().await;
+    assert_eq!((first.len(), again.len()), (1, 1));
+    assert_eq!((first[0].count, again[0].count), (Some(1), Some(2)));
+    assert!(again[0].last_timestamp > first[0].last_timestamp && again[0].first_timestamp == first[0].first_timestamp);
+    assert_eq!(pod(&client, "huge").await.metadata.resource_version, written.metadata.resource_version);
+}
+
+/// As in Kubernetes: all that is lacking is told, not only the first.
+#[tokio::test(start_paused = true)]
+async fn each_resource_that_a_node_lacks_is_named() {
+    let client = world::empty();
+    let _running = run(&client);
+    world::create(&client, world::node("n1", "True")).await;
+    let mut huge = waiting("huge", "64");
+    huge["spec"]["containers"][0]["resources"]["requests"]["memory"] = "64Gi".into();
+    world::create(&client, huge).await;
+    seconds(1).await;
+    let conditions = pod(&client, "huge").await.status.and_then(|status| status.conditions).unwrap_or_default();
+    let message = "0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient memory. \
+        preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+    assert_eq!(conditions[0].message.as_deref(), Some(message));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_learns_to_tolerate_is_tried_again_at_once() {
     let client = world::empty();
@@ -158,8 +197,8 @@ async fn a_decision_is_explained_on_request_over_a_live_cluster() {
     let told = Pipeline::kubernetes_default().explain(&snapshot, snapshot.find_pod("default", "p").expect("there"));
     let totals: Vec<_> = told.iter().map(|each| (&*each.node, each.verdict.total())).collect();
     assert!(matches!(totals[..], [("a", Some(a)), ("b", Some(b)), ("c", None)] if b > a), "{totals:?}");
-    let Verdict::RuledOut { filter, reason } = &told[2].verdict else { panic!("{told:?}") };
-    assert_eq!((&**filter, &*reason.text), ("NodeUnschedulable", "node(s) were unschedulable"));
+    let Verdict::RuledOut { filter, reasons } = &told[2].verdict else { panic!("{told:?}") };
+    assert_eq!((&**filter, &*reasons[0].text), ("NodeUnschedulable", "node(s) were unschedulable"));
     assert_eq!(told[2].to_string(), "c: node(s) were unschedulable (NodeUnschedulable)");
 }
 
