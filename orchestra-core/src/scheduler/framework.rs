@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use super::{
     Ask, BalancedAllocation, Commit, Explanation, HostPortsFree, ImageLocality, LeastAllocated, Left,
-    NodeAffinityMatches, NodeId, NodeNameMatches, NodeSchedulable, NodeView, Op, Plan, PodId, PodView, Points,
-    PreferredNodeAffinity, PreferredTaints, ResourcesFit, Scheduler, Snapshot, Step, TaintsTolerated, Trial, Unit,
-    Verdict,
+    NodeAffinityMatches, NodeId, NodeNameMatches, NodeSchedulable, NodeView, Op, Plan, PodAffinityMatches, PodId,
+    PodView, Points, PreferredNodeAffinity, PreferredTaints, Relation, ResourcesFit, Scheduler, Snapshot, Step,
+    TaintsTolerated, TopologySpreads, Trial, Unit, Verdict,
 };
 
 /// Why a node can't take a pod, in Kubernetes' words.
@@ -99,6 +99,7 @@ pub enum Look {
 pub struct Pipeline {
     name: Box<str>,
     filters: Vec<Box<dyn Filter>>,
+    relations: Vec<Box<dyn Relation>>,
     scores: Vec<(i64, Box<dyn Score>)>,
     ties: Ties,
     look: Look,
@@ -107,10 +108,17 @@ pub struct Pipeline {
 impl Pipeline {
     /// A pipeline that takes the first node, until it is given filters and scores.
     pub fn new(name: impl Into<Box<str>>) -> Self {
-        Self { name: name.into(), filters: Vec::new(), scores: Vec::new(), ties: Ties::First, look: Look::All }
+        Self {
+            name: name.into(),
+            filters: Vec::new(),
+            relations: Vec::new(),
+            scores: Vec::new(),
+            ties: Ties::First,
+            look: Look::All,
+        }
     }
 
-    /// kube-scheduler's defaults, as far as they need no other pods and no volumes, with its weights.
+    /// kube-scheduler's defaults with its weights, but for what concerns volumes, and for scores that need other pods.
     #[must_use]
     pub fn kubernetes_default() -> Self {
         Self::new("default-scheduler")
@@ -123,7 +131,7 @@ impl Pipeline {
             .ties(Ties::Random)
     }
 
-    /// Adds every filter that a node's own constraints need.
+    /// Adds every filter that the constraints of nodes and pods need.
     #[must_use]
     pub fn required(self) -> Self {
         self.filter(NodeSchedulable)
@@ -132,12 +140,21 @@ impl Pipeline {
             .filter(NodeAffinityMatches)
             .filter(HostPortsFree)
             .filter(ResourcesFit)
+            .relation(TopologySpreads)
+            .relation(PodAffinityMatches)
     }
 
     /// Adds a filter, after those there are.
     #[must_use]
     pub fn filter(mut self, filter: impl Filter) -> Self {
         self.filters.push(Box::new(filter));
+        self
+    }
+
+    /// Adds what rules nodes out by where other pods are, after all filters.
+    #[must_use]
+    pub fn relation(mut self, relation: impl Relation) -> Self {
+        self.relations.push(Box::new(relation));
         self
     }
 
@@ -168,8 +185,9 @@ impl Pipeline {
     #[must_use]
     pub fn explain(&self, snapshot: &Snapshot, pod: PodId) -> Vec<Explanation> {
         let (trial, view) = (Trial::new(snapshot), snapshot.pod(pod));
+        let around = self.around(&trial, pod);
         let ruled_out = |node: &NodeId| {
-            let (filter, reasons) = self.against(view, snapshot.node(*node))?;
+            let (filter, reasons) = self.against(&around, view, snapshot.node(*node))?;
             Some(Verdict::RuledOut { filter: filter.into(), reasons })
         };
         let (out, admitted): (Vec<NodeId>, Vec<NodeId>) =
@@ -188,9 +206,19 @@ impl Pipeline {
         verdicts.into_iter().map(explanation).collect()
     }
 
-    /// The first filter that rejects a node, by name, and its reasons.
-    fn against(&self, pod: &PodView, node: &NodeView) -> Option<(&str, Vec<Reason>)> {
-        self.filters.iter().find_map(|filter| {
+    /// What rules nodes out for a pod by where others are.
+    fn around(&self, trial: &Trial<'_>, pod: PodId) -> Vec<Box<dyn Filter>> {
+        self.relations.iter().filter_map(|relation| relation.around(pod, trial)).collect()
+    }
+
+    /// The first filter that rejects a node, by name, and its reasons; `around` come after its own.
+    fn against<'a>(
+        &'a self,
+        around: &'a [Box<dyn Filter>],
+        pod: &PodView,
+        node: &NodeView,
+    ) -> Option<(&'a str, Vec<Reason>)> {
+        self.filters.iter().chain(around).find_map(|filter| {
             let reasons = filter.reasons(pod, node);
             (!reasons.is_empty()).then(|| (filter.name(), reasons))
         })
@@ -203,8 +231,9 @@ impl Pipeline {
             Look::Until(count) => count.get() as usize,
         };
         let (mut admitted, mut why) = (Vec::new(), BTreeMap::new());
+        let around = self.around(trial, pod);
         for &node in nodes {
-            match self.against(trial.snapshot().pod(pod), trial.node(node)) {
+            match self.against(&around, trial.snapshot().pod(pod), trial.node(node)) {
                 None => admitted.push(node),
                 Some((_, reasons)) => *why.entry(reasons).or_insert(0) += 1,
             }

@@ -9,8 +9,11 @@ mod filter;
 mod first_fit;
 mod framework;
 mod plan;
+mod pod_affinity;
+mod relation;
 mod score;
 mod snapshot;
+mod topology_spread;
 mod trial;
 
 #[cfg(feature = "conformance")]
@@ -19,6 +22,8 @@ pub mod conformance;
 mod metrics;
 #[cfg(feature = "client")]
 mod queue;
+#[cfg(all(test, feature = "server"))]
+mod relation_tests;
 #[cfg(feature = "client")]
 mod scheduling_loop;
 #[cfg(feature = "client")]
@@ -32,10 +37,13 @@ pub use framework::{Filter, Look, Pipeline, Reason, Score, Ties};
 #[cfg(feature = "client")]
 pub use metrics::Metrics;
 pub use plan::{Ask, Commit, Detect, Heard, Left, Op, Plan, Step, Unit, UnitId};
+pub use pod_affinity::PodAffinityMatches;
+pub use relation::Relation;
 #[cfg(feature = "client")]
 pub use scheduling_loop::{DEFAULT_SCHEDULER, SchedulingLoop};
 pub use score::{BalancedAllocation, ImageLocality, LeastAllocated, PreferredNodeAffinity, PreferredTaints};
 pub use snapshot::{ImageView, NodeId, NodeView, PodId, PodView, Resources, Snapshot, Version};
+pub use topology_spread::TopologySpreads;
 pub use trial::{Mark, Trial};
 
 /// Chooses nodes for pods: a pure function from a [`Snapshot`] to a [`Plan`].

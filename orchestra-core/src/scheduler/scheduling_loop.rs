@@ -145,13 +145,23 @@ impl SchedulingLoop {
         let room = |pod: &Arc<Pod>| (is_bound(pod) && !has_ended(pod)).then(|| PodView::of(pod));
         let (before, after) = (change.old.as_ref().and_then(room), change.new.as_ref().and_then(room));
         // One that has left, has ended, or asks for less, makes room.
-        if before.is_some_and(|before| after.is_none_or(|after| after.requests != before.requests)) {
+        if before.as_ref().is_some_and(|before| after.as_ref().is_none_or(|after| after.requests != before.requests)) {
             self.queue.wake();
+        }
+        if after.as_ref().is_some_and(|after| before.is_none_or(|before| before.labels != after.labels)) {
+            self.wake_those_who_look_around();
         }
         if let (Some(old), Some(new)) = (&change.old, &change.new)
             && PodView::of(old) != PodView::of(new)
         {
             self.queue.wake_one(&new.uid().unwrap_or_default());
+        }
+    }
+
+    /// A pod that has got its place, or other labels there, may be what others have to be near of, or to be spread with.
+    fn wake_those_who_look_around(&mut self) {
+        for pod in self.pods.list().iter().filter(|pod| !is_bound(pod) && looks_around(pod)) {
+            self.queue.wake_one(&pod.uid().unwrap_or_default());
         }
     }
 
@@ -348,6 +358,15 @@ fn view(pod: &Pod) -> PodView {
 
 fn is_bound(pod: &Pod) -> bool {
     pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_ref().is_some_and(|name| !name.is_empty()))
+}
+
+/// Whether where a pod may go depends on where others are.
+fn looks_around(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|spec| {
+        let affinity = spec.affinity.as_ref();
+        spec.topology_spread_constraints.is_some()
+            || affinity.is_some_and(|one| one.pod_affinity.is_some() || one.pod_anti_affinity.is_some())
+    })
 }
 
 fn is_gated(pod: &Pod) -> bool {

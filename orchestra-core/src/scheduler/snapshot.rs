@@ -7,10 +7,11 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{Affinity, Container, Node, Pod, PodSpec, Taint, Toleration},
+    api::core::v1::{Affinity, Container, Node, Pod, PodSpec, Taint, Toleration, TopologySpreadConstraint},
     apimachinery::pkg::api::resource::Quantity as ApiQuantity,
 };
 
+use super::pod_affinity::repels;
 use crate::api::{pod::has_ended, quantity::Quantity};
 
 /// A node's place in a snapshot.
@@ -86,6 +87,10 @@ pub struct PodView {
     pub name: Box<str>,
     /// What tells it from another of the same name.
     pub uid: Box<str>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it is on its way out.
+    pub terminating: bool,
     /// A higher one is served first.
     pub priority: i32,
     /// What it takes of a node.
@@ -96,8 +101,10 @@ pub struct PodView {
     pub node_name: Option<Box<str>>,
     /// Labels that a node must have.
     pub node_selector: BTreeMap<String, String>,
-    /// What nodes it needs and likes.
+    /// What nodes it needs and likes, and near which pods.
     pub affinity: Option<Affinity>,
+    /// How its peers have to be spread; what is only preferred is left out.
+    pub spread: Vec<TopologySpreadConstraint>,
     /// The taints it puts up with.
     pub tolerations: Vec<Toleration>,
     /// The node's ports it takes.
@@ -111,10 +118,15 @@ impl PodView {
     #[must_use]
     pub fn of(pod: &Pod) -> Self {
         let spec = pod.spec.clone().unwrap_or_default();
+        let spread = spec.topology_spread_constraints.iter().flatten();
+        let required = spread.filter(|constraint| constraint.when_unsatisfiable == "DoNotSchedule");
         Self {
             namespace: pod.metadata.namespace.as_deref().unwrap_or_default().into(),
             name: pod.metadata.name.as_deref().unwrap_or_default().into(),
             uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
+            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+            spread: required.cloned().collect(),
             priority: spec.priority.unwrap_or(0),
             requests: requests(&spec, requested),
             weighed_requests: requests(&spec, weighed),
@@ -268,6 +280,8 @@ pub struct Snapshot {
     pub pods: Arc<[PodView]>,
     /// The node of each pod, for those that have one.
     pub placed: Arc<[Option<NodeId>]>,
+    /// Whether any of the pods keeps others away.
+    pub(super) repels: bool,
 }
 
 impl Snapshot {
@@ -301,7 +315,8 @@ impl Snapshot {
             placed.push(at.and_then(|at| u32::try_from(at).ok()).map(NodeId));
             views.push(pod);
         }
-        Self { nodes: nodes.into(), pods: views.into(), placed: placed.into() }
+        let repels = views.iter().any(repels);
+        Self { nodes: nodes.into(), pods: views.into(), placed: placed.into(), repels }
     }
 
     /// A node.

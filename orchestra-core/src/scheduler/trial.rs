@@ -42,6 +42,18 @@ impl<'a> Trial<'a> {
         self.touched.get(&id).unwrap_or_else(|| self.snapshot.node(id))
     }
 
+    /// The pods that have a node by now, each with it, in the order of the snapshot. Looks at every pod.
+    pub fn placed(&self) -> impl Iterator<Item = (PodId, NodeId)> {
+        let moved = self.log.iter().map(|(change, _)| match *change {
+            Change::Placed(pod, node) => (pod, Some(node)),
+            Change::Evicted(pod, _) => (pod, None),
+        });
+        let moved: BTreeMap<PodId, Option<NodeId>> = moved.collect();
+        let ids = (0..).map(PodId);
+        let placed = self.snapshot.placed.iter().copied().zip(ids);
+        placed.filter_map(move |(node, id)| Some((id, moved.get(&id).copied().unwrap_or(node)?)))
+    }
+
     /// Puts a pod on a node.
     pub fn place(&mut self, pod: PodId, node: NodeId) {
         self.change(Change::Placed(pod, node));

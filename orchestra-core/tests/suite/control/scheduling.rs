@@ -115,6 +115,30 @@ async fn each_resource_that_a_node_lacks_is_named() {
     assert_eq!(conditions[0].message.as_deref(), Some(message));
 }
 
+/// SEMANTICS 49: what a pod has to be near of comes, and the pod is placed as soon as it may be tried again.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_waits_for_another_is_placed_once_that_is() {
+    let client = world::empty();
+    let _running = run(&client);
+    for name in ["n1", "n2"] {
+        let mut node = world::node(name, "True");
+        node["metadata"]["labels"] = json!({ "host": name });
+        world::create(&client, node).await;
+    }
+    let mut follower = waiting("follower", "1");
+    follower["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"] =
+        json!([{ "topologyKey": "host", "labelSelector": { "matchLabels": { "app": "leader" } } }]);
+    world::create(&client, follower).await;
+    seconds(30).await;
+    assert_eq!(node_of(&client, "follower").await, None);
+    let mut leader = waiting("leader", "1");
+    leader["metadata"]["labels"] = json!({ "app": "leader" });
+    world::create(&client, leader).await;
+    seconds(2).await;
+    let place = node_of(&client, "leader").await;
+    assert!(place.is_some() && node_of(&client, "follower").await == place);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pod_that_learns_to_tolerate_is_tried_again_at_once() {
     let client = world::empty();

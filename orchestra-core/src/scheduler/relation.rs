@@ -1,0 +1,93 @@
+//! Constraints between pods: what rules a node out because of where other pods are.
+
+use std::{collections::BTreeSet, fmt};
+
+use k8s_openapi::{
+    api::core::v1::{PodAffinityTerm, TopologySpreadConstraint},
+    apimachinery::pkg::apis::meta::v1::{LabelSelector as ApiLabelSelector, LabelSelectorRequirement},
+};
+
+use super::{Filter, PodId, PodView, Trial};
+use crate::api::selector::LabelSelector;
+
+/// Rules nodes out by where other pods are.
+///
+/// It looks around once for a pod; what it finds is a [`Filter`], which then looks at one node at a time.
+pub trait Relation: fmt::Debug + Send + Sync + 'static {
+    /// A short name, such as `PodTopologySpread`.
+    fn name(&self) -> &str;
+
+    /// The filter for `pod`, in the trial so far; `None` if neither it nor another pod asks for anything.
+    fn around(&self, pod: PodId, trial: &Trial<'_>) -> Option<Box<dyn Filter>>;
+}
+
+/// The pods that a constraint is about: those that a selector selects, in some namespaces.
+#[derive(Debug)]
+pub(super) struct Peers {
+    /// Selects no pod if there is none.
+    selector: Option<LabelSelector>,
+    namespaces: Namespaces,
+}
+
+#[derive(Debug)]
+enum Namespaces {
+    All,
+    Named(BTreeSet<Box<str>>),
+    /// Those of a selector: the snapshot holds no namespaces to select from.
+    Unknown,
+}
+
+impl Peers {
+    /// Those of a term of `owner`.
+    pub(super) fn of_term(term: &PodAffinityTerm, owner: &PodView) -> Self {
+        let keys = (term.match_label_keys.as_deref(), term.mismatch_label_keys.as_deref());
+        let named = term.namespaces.as_deref().unwrap_or_default();
+        let namespaces = match &term.namespace_selector {
+            Some(selector) if *selector == ApiLabelSelector::default() => Namespaces::All,
+            Some(_) => Namespaces::Unknown,
+            None if named.is_empty() => Namespaces::Named([owner.namespace.clone()].into()),
+            None => Namespaces::Named(named.iter().map(|name| name.as_str().into()).collect()),
+        };
+        Self { selector: selector(term.label_selector.as_ref(), keys, owner), namespaces }
+    }
+
+    /// Those that a constraint of `owner` spreads.
+    pub(super) fn of_spread(constraint: &TopologySpreadConstraint, owner: &PodView) -> Self {
+        let keys = (constraint.match_label_keys.as_deref(), None);
+        let namespaces = Namespaces::Named([owner.namespace.clone()].into());
+        Self { selector: selector(constraint.label_selector.as_ref(), keys, owner), namespaces }
+    }
+
+    /// Whether it is not known in which namespaces they are.
+    pub(super) fn are_unknown(&self) -> bool {
+        matches!(self.namespaces, Namespaces::Unknown)
+    }
+
+    /// Whether a pod is one of them; where its namespace would decide and isn't known to, it is.
+    pub(super) fn include(&self, pod: &PodView) -> bool {
+        let is_near = match &self.namespaces {
+            Namespaces::All | Namespaces::Unknown => true,
+            Namespaces::Named(names) => names.contains(&pod.namespace),
+        };
+        is_near && self.selector.as_ref().is_some_and(|selector| selector.matches(&pod.labels))
+    }
+}
+
+/// A selector with what its keys add to it: the labels of `owner` under these keys, or all but them.
+fn selector(
+    given: Option<&ApiLabelSelector>,
+    (same, other): (Option<&[String]>, Option<&[String]>),
+    owner: &PodView,
+) -> Option<LabelSelector> {
+    let mut selector = given?.clone();
+    for (operator, keys) in [("In", same), ("NotIn", other)] {
+        for key in keys.unwrap_or_default() {
+            let Some(value) = owner.labels.get(key) else { continue };
+            let (key, values) = (key.clone(), Some(vec![value.clone()]));
+            let requirement = LabelSelectorRequirement { key, operator: operator.into(), values };
+            selector.match_expressions.get_or_insert_default().push(requirement);
+        }
+    }
+    // What is no selector selects nothing; the API server lets none in.
+    LabelSelector::try_from(&selector).ok()
+}
