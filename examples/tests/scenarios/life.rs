@@ -4,14 +4,17 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
-    core::v1::{Pod, Service},
+    core::v1::{ConfigMap, Pod, Service},
     policy::v1::PodDisruptionBudget,
 };
 use kube::{
     Api, ResourceExt as _,
     api::{EvictParams, ListParams},
 };
-use orchestra_core::proxy::{Frontend, Protocol};
+use orchestra_core::{
+    proxy::{Frontend, Protocol},
+    runtime::ContainerStatus,
+};
 use serde_json::{Value, json};
 
 use super::simulated::{Simulated, is_ready, node_of, restarts, web};
@@ -256,6 +259,36 @@ async fn a_node_that_lost_the_api_keeps_its_pods_and_says_so_on_return() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     let written = cluster.trace().await.split_off(from);
     assert!(!written.iter().any(|line| line.contains(" /core/pods/")), "said once: {written:#?}");
+}
+
+/// SEMANTICS 55: what crashes while its node is cut off is started again there, and the API hears of it afterwards.
+#[tokio::test(start_paused = true)]
+async fn a_container_that_crashes_while_the_api_is_away_is_restarted() {
+    let cluster = Simulated::start(10, 1).await;
+    let settings = json!({ "metadata": { "name": "settings" }, "data": { "COLOR": "red" } });
+    cluster.create::<ConfigMap>(settings).await;
+    let mut deployment = web(1);
+    deployment["spec"]["template"]["spec"]["containers"][0]["envFrom"] =
+        json!([{ "configMapRef": { "name": "settings" } }]);
+    cluster.create::<Deployment>(deployment).await;
+    cluster.rolled_out().await;
+    let pod = cluster.pods().await.remove(0);
+
+    cluster.cut(1, true);
+    let attempts = async || cluster.attempts(1, &pod).await;
+    for attempt in 0..2 {
+        cluster.crash(&pod, "web", attempt);
+        let next = |attempts: &Vec<ContainerStatus>| {
+            attempts.iter().any(|status| status.id.attempt == attempt + 1 && status.state.is_running())
+        };
+        cluster.eventually("the next attempt runs", attempts, next).await;
+    }
+    let shown = cluster.api::<Pod>().get(&pod.name_any()).await.expect("it is still there");
+    assert_eq!(restarts(&shown), 0, "nobody could be told");
+
+    cluster.cut(1, false);
+    let same = async || cluster.api::<Pod>().get(&pod.name_any()).await.expect("it is still there");
+    cluster.eventually("the API shows it", same, |pod: &Pod| restarts(pod) == 2 && is_ready(pod)).await;
 }
 
 /// SEMANTICS 57: a service goes to the pods that are ready, to all of them, and to no other.

@@ -16,7 +16,7 @@ use orchestra_core::{
     control_plane::ControlPlane,
     proxy::NodeView,
     rng::Entropy,
-    runtime::ContainerId,
+    runtime::{ContainerId, ContainerRuntime as _, ContainerStatus, SandboxId},
     store::{Change, Prefix, Revision, Store as _},
 };
 use orchestra_net::proxy::{MemoryProxy, ServiceProxy};
@@ -101,9 +101,14 @@ impl Simulated {
 
     /// Ends a container with code 1, as a bug in its program would.
     pub(crate) fn crash(&self, pod: &Pod, container: &str, attempt: u32) {
-        let sandbox = orchestra_core::runtime::SandboxId(pod.uid().expect("a pod of the API").into());
-        let id = ContainerId { sandbox, name: container.into(), attempt };
+        let id = ContainerId { sandbox: sandbox_of(pod), name: container.into(), attempt };
         assert!(self.runtimes.values().any(|runtime| runtime.crash(&id, 1)), "no node runs {id:?}");
+    }
+
+    /// What the runtime of node `n` has of a pod: each attempt of its containers.
+    pub(crate) async fn attempts(&self, n: u8, pod: &Pod) -> Vec<ContainerStatus> {
+        let all = self.runtimes[&n].list().await.expect("listed");
+        all.into_iter().filter(|sandbox| sandbox.id == sandbox_of(pod)).flat_map(|sandbox| sandbox.containers).collect()
     }
 
     /// Ends the API server, the controllers and the scheduler, and starts others on the same store.
@@ -235,6 +240,10 @@ pub(crate) fn web(replicas: u32) -> Value {
                 "ports": [{ "name": "http", "containerPort": 8080 }],
                 "readinessProbe": { "httpGet": { "port": "http" }, "initialDelaySeconds": 2, "periodSeconds": 1 } }] } } },
     })
+}
+
+fn sandbox_of(pod: &Pod) -> SandboxId {
+    SandboxId(pod.uid().expect("a pod of the API").into())
 }
 
 pub(crate) fn node_of(pod: &Pod) -> &str {

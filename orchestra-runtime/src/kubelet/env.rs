@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use orchestra_core::{api::quantity, runtime::EnvVar};
 
-use super::{links, sources::Sources};
+use super::sources::Sources;
 
 /// What a container's environment is made from.
 #[derive(Clone, Copy)]
@@ -24,7 +24,7 @@ pub(super) struct Context<'a> {
 
 /// The environment of a container, in order; `Err` says what is missing.
 pub(super) fn environment(context: Context<'_>) -> Result<Vec<EnvVar>, String> {
-    let mut values = links::variables(&context.sources.services);
+    let mut values = context.sources.links.clone();
     for from in context.container.env_from.iter().flatten() {
         let prefix = from.prefix.as_deref().unwrap_or_default();
         let (found, optional, what, name) = if let Some(source) = &from.config_map_ref {

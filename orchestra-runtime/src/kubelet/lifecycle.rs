@@ -13,7 +13,7 @@ use super::{
     env,
     events::{Severity, record},
     probe,
-    sources::Sources,
+    sources::KeptSources,
     status::full_name,
     terminal, volume,
     worker::names,
@@ -38,22 +38,27 @@ impl Refusal {
     }
 }
 
-/// Where a container is started.
-#[derive(Clone, Copy, Debug)]
+/// Where a container is started, and with what.
 pub(super) struct Place<'a> {
     /// The pod's directory.
     pub(super) dir: &'a Path,
-    /// The pod's address.
+    /// The pod's address; absent before there is a sandbox, and with the node's network.
     pub(super) address: Option<IpAddr>,
+    /// What the pod refers to.
+    pub(super) sources: &'a mut KeptSources,
 }
 
 /// Makes a pod's volumes and sandbox.
-pub(super) async fn create_sandbox(shared: &Shared, pod: &Pod, id: &SandboxId, dir: &Path) -> Result<(), Refusal> {
+pub(super) async fn create_sandbox(
+    shared: &Shared,
+    pod: &Pod,
+    id: &SandboxId,
+    place: Place<'_>,
+) -> Result<(), Refusal> {
     let waiting = |message| Refusal::new("ContainerCreating", message);
-    let sources = Sources::read(&shared.client, pod).await.map_err(|error| waiting(error.to_string()))?;
-    let host_ip = shared.address.to_string();
-    let context =
-        volume::Context { pod, sources: &sources, pod_ip: "", host_ip: &host_ip, capacity: &shared.capacity, dir };
+    let sources = place.sources.read(&shared.client, pod).await.map_err(|error| waiting(error.to_string()))?;
+    let (host_ip, capacity, dir) = (shared.address.to_string(), &shared.capacity, place.dir);
+    let context = volume::Context { pod, sources, pod_ip: "", host_ip: &host_ip, capacity, dir };
     volume::mount_all(context).map_err(waiting)?;
     let (name, namespace) = names(pod);
     let spec = pod.spec.as_ref();
@@ -129,14 +134,13 @@ async fn container_spec(
     if let Some(why) = probe::unsupported(container) {
         return Err(config(why.into()));
     }
-    let sources = async { Sources::read(&shared.client, pod).await?.with_services(&shared.client, pod).await };
-    let sources = sources.await.map_err(|error| config(error.to_string()))?;
+    let sources = place.sources.read(&shared.client, pod).await.map_err(|error| config(error.to_string()))?;
     let host_ip = shared.address.to_string();
     let pod_ip = place.address.unwrap_or(shared.address).to_string();
     let (pod_ip, host_ip, capacity) = (pod_ip.as_str(), host_ip.as_str(), &shared.capacity);
-    let context = volume::Context { pod, sources: &sources, pod_ip, host_ip, capacity, dir: place.dir };
+    let context = volume::Context { pod, sources, pod_ip, host_ip, capacity, dir: place.dir };
     volume::mount_all(context).map_err(config)?;
-    let context = env::Context { pod, container, sources: &sources, pod_ip, host_ip, capacity };
+    let context = env::Context { pod, container, sources, pod_ip, host_ip, capacity };
     let variables = env::environment(context).map_err(config)?;
     let values = variables.iter().map(|variable| (variable.name.to_string(), variable.value.to_string())).collect();
     let mut mounts = volume::mounts(pod, container, place.dir, &values).map_err(config)?;
@@ -160,11 +164,11 @@ async fn container_spec(
 
 /// Brings a pod's volumes up to what they are made of now. What is gone stays as it was.
 pub(super) async fn refresh(shared: &Shared, pod: &Pod, place: Place<'_>) -> Result<(), String> {
-    let sources = Sources::read(&shared.client, pod).await.map_err(|error| error.to_string())?;
+    let sources = place.sources.read(&shared.client, pod).await.map_err(|error| error.to_string())?;
     let host_ip = shared.address.to_string();
     let pod_ip = place.address.unwrap_or(shared.address).to_string();
     let (pod_ip, host_ip, capacity) = (pod_ip.as_str(), host_ip.as_str(), &shared.capacity);
-    volume::mount_all(volume::Context { pod, sources: &sources, pod_ip, host_ip, capacity, dir: place.dir })
+    volume::mount_all(volume::Context { pod, sources, pod_ip, host_ip, capacity, dir: place.dir })
 }
 
 async fn pull(shared: &Shared, pod: &Pod, container: &Container) -> Result<(), Refusal> {

@@ -13,6 +13,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use futures::{FutureExt as _, future::BoxFuture};
@@ -43,6 +44,7 @@ mod logs;
 mod metrics;
 mod node;
 mod probe;
+mod report;
 mod server;
 mod sources;
 mod status;
@@ -56,6 +58,8 @@ pub use server::Body;
 
 /// The port that kubelets serve at.
 pub const PORT: u16 = 10_250;
+/// How long the API may take to answer: then it is out of reach, and pods go on without it (SEMANTICS 55).
+const API_PATIENCE: Duration = Duration::from_secs(10);
 /// What events say they come from.
 const COMPONENT: &str = "kubelet";
 

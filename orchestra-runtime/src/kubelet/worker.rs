@@ -6,7 +6,7 @@ use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use kube::{
     Api,
-    api::{DeleteParams, Patch, PatchParams, Preconditions},
+    api::{DeleteParams, Preconditions},
 };
 use orchestra_core::{
     api::pod::{has_ended, is_final},
@@ -26,7 +26,8 @@ use super::{
     events::{Severity, record},
     lifecycle::{self, Refusal},
     probe::{Prober, VERDICTS_MAX, Verdict},
-    sources,
+    report::Reporter,
+    sources::{self, KeptSources},
     status::{NodeFacts, container_id, pod_status, rejected},
     terminal, volume, withdrawal,
 };
@@ -68,8 +69,8 @@ pub(super) struct Worker {
     prober: Prober,
     /// When the end was first seen.
     ending_since: Option<Instant>,
-    /// The pod as the API last answered a report: newer than what the watch shows, until that has caught up.
-    told: Option<Pod>,
+    reporter: Reporter,
+    sources: KeptSources,
     /// Whether the node has taken the pod on, or turned it away.
     judged: bool,
     /// When the pod was first seen, until all its containers have run.
@@ -100,7 +101,8 @@ pub(super) async fn run(
         memory: Memory::default(),
         prober: Prober::new(verdicts),
         ending_since: None,
-        told: None,
+        reporter: Reporter::default(),
+        sources: KeptSources::default(),
         judged: false,
         starting_since: Some(Instant::now()),
         withdrawn: false,
@@ -124,7 +126,7 @@ pub(super) async fn run(
                 wait
             }
             Err(error) => {
-                let wait = Duration::from_secs((RETRY_SECONDS << failures.min(5)).min(RETRY_SECONDS_MAX));
+                let wait = retry_after(failures);
                 failures += 1;
                 // Said once: while an API server is away, every pod of every node has the same to say.
                 match failures {
@@ -142,7 +144,10 @@ pub(super) async fn run(
         };
         tokio::select! {
             biased;
-            changed = desired.changed() => if changed.is_err() { return },
+            changed = desired.changed() => match changed {
+                Ok(()) => worker.reporter.retry_now(),
+                Err(_) => return,
+            },
             Some(verdict) = judged.recv() => worker.judge(&verdict),
             Some(()) = hints.recv() => {}
             Some(()) = volumes.next() => worker.shown = None,
@@ -151,8 +156,13 @@ pub(super) async fn run(
     }
 }
 
+/// How long to wait after a failure that `failures` others went before.
+pub(super) fn retry_after(failures: u32) -> Duration {
+    Duration::from_secs((RETRY_SECONDS << failures.min(5)).min(RETRY_SECONDS_MAX))
+}
+
 /// Why a step could not be taken.
-type Trouble = Box<dyn std::error::Error + Send + Sync>;
+pub(super) type Trouble = Box<dyn std::error::Error + Send + Sync>;
 
 /// What follows a step.
 enum Next {
@@ -166,7 +176,7 @@ enum Next {
 
 impl Worker {
     async fn step(&mut self, desired: &Desired, changes: &mut watch::Receiver<Desired>) -> Result<Next, Trouble> {
-        let pod = self.known(desired);
+        let pod = self.reporter.known(&desired.pod);
         let ending = desired.ending();
         if ending {
             self.ending_since.get_or_insert_with(Instant::now);
@@ -180,8 +190,7 @@ impl Worker {
             self.judged = true;
             self.recall(&pod, sandbox.as_ref(), facts);
             if let Err(rejection) = self.admit(&pod, sandbox.as_ref()).await.inspect_err(|_| self.judged = false)? {
-                self.turn_away(&pod, &rejection, facts).await?;
-                return Ok(Next::Again);
+                return Ok(self.turn_away(&pod, &rejection, facts).await);
             }
         }
         self.listen(&pod, sandbox.as_ref()).await;
@@ -195,10 +204,11 @@ impl Worker {
         // Unready before its containers are asked to end (SEMANTICS 52), and reported before it is removed.
         let status = pod_status(&view, facts);
         self.count(&status);
-        if !desired.gone {
-            self.report(&pod, status).await?;
-        }
+        let untold = if desired.gone { None } else { self.reporter.tell(&self.shared, &pod, status).await };
         if plan.ended {
+            if untold.is_some() {
+                return Ok(Next::Sleep(untold));
+            }
             self.remove(desired).await?;
             return Ok(Next::Done);
         }
@@ -206,7 +216,7 @@ impl Worker {
         self.tell_of_backoff(&pod, &backing_off).await;
         if actions.is_empty() {
             let wait = wake_at.map(|at| Duration::try_from(now.duration_until(at)).unwrap_or_default());
-            return Ok(Next::Sleep(wait));
+            return Ok(Next::Sleep(wait.into_iter().chain(untold).min()));
         }
         for action in actions {
             self.act(action, desired, sandbox.as_ref(), changes).await?;
@@ -244,13 +254,16 @@ impl Worker {
         Ok(Ok(()))
     }
 
-    async fn turn_away(&mut self, pod: &Pod, rejection: &Rejection, facts: NodeFacts<'_>) -> Result<(), Trouble> {
+    async fn turn_away(&mut self, pod: &Pod, rejection: &Rejection, facts: NodeFacts<'_>) -> Next {
         let now = self.shared.clock.now();
         let view = View { pod, ending: false, sandbox: None, memory: &self.memory, now };
         let status = rejected(&view, rejection, facts);
         let (reason, message) = (rejection.reason.as_str(), rejection.message.clone());
         record(&self.shared, pod, None, Severity::Warning, (reason, message)).await;
-        self.report(pod, status).await
+        let untold = self.reporter.tell(&self.shared, pod, status).await;
+        // One that nobody was told of is judged again, or it would be run after all.
+        self.judged = untold.is_none();
+        if self.judged { Next::Again } else { Next::Sleep(untold) }
     }
 
     /// Takes over what an earlier kubelet knew of containers that still run: that they were ready (SEMANTICS 51, 55).
@@ -292,9 +305,9 @@ impl Worker {
         let Some(sandbox) = sandbox.filter(|sandbox| sandbox.ready && self.shown.as_ref() != Some(&shown)) else {
             return;
         };
-        let place = lifecycle::Place { dir: &self.dir(), address: sandbox.address };
+        let place = lifecycle::Place { dir: &self.dir(), address: sandbox.address, sources: &mut self.sources };
         match lifecycle::refresh(&self.shared, pod, place).await {
-            Ok(()) => self.shown = Some(shown),
+            Ok(()) => self.shown = self.sources.is_fresh().then_some(shown),
             // What its containers see stays as it was, until the next change.
             Err(error) => tracing::debug!(pod = %self.sandbox, %error, "volumes were not brought up to date"),
         }
@@ -310,32 +323,6 @@ impl Worker {
         if status.phase.as_deref().is_some_and(is_final) {
             self.shared.admitted().remove(&*self.sandbox.0);
         }
-    }
-
-    /// The pod as the API has it: as the watch shows it, or as the last report left it, whichever is newer.
-    fn known(&self, desired: &Desired) -> Pod {
-        let told = self.told.as_ref().filter(|told| revision(told) >= revision(&desired.pod));
-        told.unwrap_or(&desired.pod).clone()
-    }
-
-    /// Tells the API, unless `pod` shows it already. Whatever others made of it meanwhile is told anew (SEMANTICS 55).
-    async fn report(&mut self, pod: &Pod, status: PodStatus) -> Result<(), Trouble> {
-        // As the API has them: times in whole seconds.
-        let (shown, wanted) = (serde_json::to_value(&pod.status)?, serde_json::to_value(&status)?);
-        if shown == wanted {
-            return Ok(());
-        }
-        let (name, namespace) = names(pod);
-        let pods: Api<Pod> = Api::namespaced(self.shared.client.clone(), namespace);
-        let patch = serde_json::json!({"metadata": {"uid": pod.metadata.uid}, "status": wanted});
-        self.told = Some(match pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await {
-            // Gone, or another by its name: the watch will say so.
-            Err(kube::Error::Api(failure)) if matches!(failure.code, 404 | 409) => {
-                Pod { status: Some(status), ..pod.clone() }
-            }
-            other => other?,
-        });
-        Ok(())
     }
 
     fn judge(&mut self, verdict: &Verdict) {
@@ -373,18 +360,18 @@ impl Worker {
         let shared = Arc::clone(&self.shared);
         match action {
             Action::CreateSandbox => {
-                let dir = self.dir();
+                let place = lifecycle::Place { dir: &self.dir(), address: None, sources: &mut self.sources };
                 let refusal = tokio::select! {
                     biased;
                     () = end_moved(changes, desired) => return Ok(()),
-                    made = lifecycle::create_sandbox(&shared, &desired.pod, &self.sandbox, &dir) => made.err(),
+                    made = lifecycle::create_sandbox(&shared, &desired.pod, &self.sandbox, place) => made.err(),
                 };
                 self.note("", refusal, &desired.pod).await;
             }
             Action::Start { name, attempt, backoff_seconds } => {
                 let id = ContainerId { sandbox: self.sandbox.clone(), name, attempt };
                 let address = sandbox.and_then(|sandbox| sandbox.address);
-                let place = lifecycle::Place { dir: &self.dir(), address };
+                let place = lifecycle::Place { dir: &self.dir(), address, sources: &mut self.sources };
                 let refusal = tokio::select! {
                     biased;
                     () = end_moved(changes, desired) => return Ok(()),
@@ -492,11 +479,6 @@ fn node_view(
         }
     }
     node
-}
-
-/// The revision at which the API had a pod like this.
-fn revision(pod: &Pod) -> u64 {
-    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
 }
 
 /// A pod's name and namespace.
