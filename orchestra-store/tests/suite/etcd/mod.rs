@@ -1,11 +1,13 @@
 //! The store on a real etcd; one for each case, as compaction is global to it.
 
+mod cluster;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use etcd_client::{Client, ConnectOptions, Permission, PermissionType, RoleRevokePermissionOptions};
 use futures::StreamExt as _;
-use orchestra_core::store::{Error, Key, Prefix, Revision, Store, Txn, Watch};
+use orchestra_core::store::{Batch, Error, Key, Prefix, Revision, Store, Txn, Watch};
 use orchestra_store::{
     EtcdOptions, EtcdStore,
     etcd::{EtcdTls, EtcdUser, testing::Etcd},
@@ -45,12 +47,16 @@ async fn create(store: &EtcdStore, from: usize, count: usize) -> Vec<Revision> {
     revisions
 }
 
+async fn next(watch: &mut Watch) -> Batch {
+    let item = timeout(Duration::from_secs(30), watch.next()).await.expect("it goes on");
+    item.expect("it does not end").expect("no error")
+}
+
 /// The revisions of the next `count` batches that change something.
 async fn told(watch: &mut Watch, count: usize) -> Vec<Revision> {
     let mut revisions = Vec::new();
     while revisions.len() < count {
-        let item = timeout(Duration::from_secs(30), watch.next()).await.expect("it goes on").expect("it does not end");
-        let batch = item.expect("no error");
+        let batch = next(watch).await;
         if !batch.changes.is_empty() {
             revisions.push(batch.revision);
         }
