@@ -1,6 +1,7 @@
 //! The store on a real etcd; one for each case, as compaction is global to it.
 
 mod cluster;
+mod relay;
 
 use std::time::Duration;
 
