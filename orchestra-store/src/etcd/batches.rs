@@ -46,6 +46,21 @@ impl Batches {
         whole
     }
 
+    /// Takes etcd's word that nothing is left to tell up to `at`; a bookmark, if that is news.
+    pub(super) fn progress(&mut self, at: Revision) -> Option<Batch> {
+        // A watch on a future revision is told of the past, too.
+        if at <= self.after || self.open.is_some() {
+            return None;
+        }
+        self.after = at;
+        Some(Batch { revision: at, changes: Vec::new() })
+    }
+
+    /// Up to where everything has been returned.
+    pub(super) fn reached(&self) -> Revision {
+        self.after
+    }
+
     fn close(&mut self) -> Option<Batch> {
         let mut batch = self.open.take()?;
         batch.changes.sort_by(|a, b| a.key().cmp(b.key()));

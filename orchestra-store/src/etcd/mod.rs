@@ -5,6 +5,7 @@ mod error;
 mod keyspace;
 mod members;
 mod options;
+mod progress;
 mod txn;
 mod watch;
 
@@ -20,6 +21,7 @@ use self::{
     error::Fault,
     keyspace::{Keyspace, number, revision},
     members::{Members, Repeat},
+    progress::Asked,
 };
 
 pub use self::options::{EtcdOptions, EtcdTls, EtcdUser};
@@ -37,11 +39,16 @@ const PAGE_ENTRIES_MAX: usize = 16_384;
 /// until the request's time is over, and so is a commit that is known not to have been carried out. A watch goes on where it
 /// was, on whichever member answers; it ends for compaction, or if etcd does not let this user watch.
 ///
+/// Others may write to the etcd under other prefixes, and their commits count: a watch of the whole store comes to the
+/// revisions they make once [`revision`](Store::revision) has told one, within some tenths of a second, for which it
+/// writes a marker that is no entry. A user that may not write has only etcd's own notes of progress, every ten minutes.
+///
 /// A transaction may have as many bytes as etcd takes, by default 1.5 MiB with keys, values and checks.
 #[derive(Clone)]
 pub struct EtcdStore {
     members: Arc<Members>,
     keyspace: Keyspace,
+    asked: Asked,
 }
 
 impl fmt::Debug for EtcdStore {
@@ -59,7 +66,7 @@ impl EtcdStore {
     /// [`Error::Unavailable`] if no endpoint answers in time, or etcd refuses the user.
     pub async fn connect(options: EtcdOptions) -> Result<Self> {
         let keyspace = Keyspace::new(&options.prefix);
-        let store = Self { members: Arc::new(Members::new(options)), keyspace };
+        let store = Self { members: Arc::new(Members::new(options)), keyspace, asked: Asked::new() };
         store.revision().await?;
         Ok(store)
     }
@@ -135,7 +142,9 @@ impl Store for EtcdStore {
     async fn revision(&self) -> Result<Revision> {
         let options = GetOptions::new().with_keys_only();
         let answer = self.range(self.keyspace.marker(), options).await?.map_err(unexpected)?;
-        Ok(revision(answer.header().map_or(0, |header| header.revision())))
+        let now = revision(answer.header().map_or(0, |header| header.revision()));
+        self.asked.raise(now);
+        Ok(now)
     }
 
     async fn commit(&self, txn: Txn) -> Result<Revision> {
@@ -153,7 +162,7 @@ impl Store for EtcdStore {
     }
 
     async fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Watch> {
-        Ok(watch::watch(Arc::clone(&self.members), self.keyspace.clone(), prefix, after))
+        Ok(watch::watch(self.clone(), prefix, after))
     }
 
     async fn compact(&self, floor: Revision) -> Result<()> {

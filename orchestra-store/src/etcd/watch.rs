@@ -10,7 +10,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -25,11 +25,11 @@ use tokio::{
 };
 
 use super::{
-    MESSAGE_BYTES_MAX,
+    EtcdStore, MESSAGE_BYTES_MAX,
     batches::Batches,
     error::{Fault, fault},
-    keyspace::{Keyspace, number, revision},
-    members::{Members, Repeat},
+    keyspace::{number, revision},
+    members::Repeat,
     unexpected,
 };
 
@@ -40,9 +40,10 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// Follows the commits after `after` to keys under `prefix`, for ever.
-pub(super) fn watch(members: Arc<Members>, keyspace: Keyspace, prefix: &Prefix, after: Revision) -> Watch {
-    let range = keyspace.at(prefix.as_str());
-    let follower = Follower { members, keyspace, range, after, feed: None, retry: RETRY_MIN };
+pub(super) fn watch(store: EtcdStore, prefix: &Prefix, after: Revision) -> Watch {
+    let range = store.keyspace.at(prefix.as_str());
+    let is_whole = *prefix == Prefix::all();
+    let follower = Follower { store, range, is_whole, after, feed: None, retry: RETRY_MIN };
     stream::try_unfold(follower, |mut follower| async {
         let batch = follower.next().await?;
         Ok(Some((batch, follower)))
@@ -52,9 +53,10 @@ pub(super) fn watch(members: Arc<Members>, keyspace: Keyspace, prefix: &Prefix, 
 
 /// How far one watch has come.
 struct Follower {
-    members: Arc<Members>,
-    keyspace: Keyspace,
+    store: EtcdStore,
     range: Vec<u8>,
+    /// Whether it is of the whole store, so that what somebody waits for concerns it.
+    is_whole: bool,
     /// Everything up to here has been yielded.
     after: Revision,
     feed: Option<Feed>,
@@ -95,21 +97,25 @@ impl Follower {
             let (range, options) = (self.range.clone(), options.clone());
             async move { client.get(range, Some(options)).await }
         };
-        self.members.call(Repeat::Safe, call).await?.map(drop).map_err(unexpected)
+        self.store.members.call(Repeat::Safe, call).await?.map(drop).map_err(unexpected)
     }
 
     /// Opens a stream, if a member is there to give one.
     async fn open(&self) -> Result<Option<Feed>> {
         let from = number(self.after).max(1);
-        let options = WatchOptions::new().with_prefix().with_start_revision(from).with_fragment();
+        let options =
+            WatchOptions::new().with_prefix().with_start_revision(from).with_fragment().with_progress_notify();
         let range = self.range.clone();
-        let opened = self.members.open(|client| async move {
+        let opened = self.store.members.open(|client| async move {
             client.watch_client().max_decoding_message_size(MESSAGE_BYTES_MAX).watch(range, Some(options)).await
         });
         match opened.await {
             Ok((member, stream)) => {
-                let batches = Batches::new(self.keyspace.clone(), self.after);
-                Ok(Some(Feed::start(Arc::clone(&self.members), member, stream, batches)))
+                let mut feed = Feed::start(&self.store, member, stream, self.after);
+                if self.is_whole {
+                    feed.drive(&self.store);
+                }
+                Ok(Some(feed))
             }
             Err(error) if fault(&error) == Fault::Refused && matches!(error, etcd_client::Error::GRpcStatus(_)) => {
                 Err(Error::Unavailable(error.into()))
@@ -126,22 +132,31 @@ impl Follower {
 struct Feed {
     batches: mpsc::Receiver<Result<Batch>>,
     bytes: Arc<AtomicUsize>,
-    _reader: JoinSet<()>,
+    /// Up to where the stream has told everything.
+    reached: Arc<AtomicU64>,
+    tasks: JoinSet<()>,
 }
 
 impl Feed {
-    fn start(members: Arc<Members>, member: usize, stream: WatchStream, batches: Batches) -> Self {
+    fn start(store: &EtcdStore, member: usize, stream: WatchStream, after: Revision) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING_BATCHES_MAX);
-        let bytes = Arc::new(AtomicUsize::new(0));
-        let mut reader = JoinSet::new();
-        let buffer = Buffer { sender, bytes: Arc::clone(&bytes) };
-        reader.spawn(async move {
+        let (bytes, reached) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(after.0)));
+        let buffer = Buffer { sender, bytes: Arc::clone(&bytes), reached: Arc::clone(&reached) };
+        let (members, batches) = (Arc::clone(&store.members), Batches::new(store.keyspace.clone(), after));
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
             if let Err(lost) = read(stream, batches, &buffer).await {
                 tracing::debug!(reason = lost, "a watch is opened anew");
                 members.broke(member);
             }
         });
-        Self { batches: receiver, bytes, _reader: reader }
+        Self { batches: receiver, bytes, reached, tasks }
+    }
+
+    /// Brings the stream on to what readers have been told.
+    fn drive(&mut self, store: &EtcdStore) {
+        let (members, keyspace) = (Arc::clone(&store.members), store.keyspace.clone());
+        self.tasks.spawn(store.asked.clone().drive(members, keyspace, Arc::clone(&self.reached)));
     }
 
     /// The next batch; `None` when the stream has ended.
@@ -162,6 +177,7 @@ impl Feed {
 struct Buffer {
     sender: mpsc::Sender<Result<Batch>>,
     bytes: Arc<AtomicUsize>,
+    reached: Arc<AtomicU64>,
 }
 
 impl Buffer {
@@ -195,11 +211,18 @@ async fn read(mut stream: WatchStream, mut batches: Batches, buffer: &Buffer) ->
             let _ = buffer.sender.try_send(Err(Error::Compacted { floor }));
             return Ok(());
         }
-        for batch in batches.push(response.events, response.fragment) {
+        let whole = match response.events.is_empty() && !response.created {
+            true => {
+                batches.progress(revision(response.header.map_or(0, |header| header.revision))).into_iter().collect()
+            }
+            false => batches.push(response.events, response.fragment),
+        };
+        for batch in whole {
             if !buffer.push(batch) {
                 return Ok(());
             }
         }
+        buffer.reached.store(batches.reached().0, Ordering::Relaxed);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod cluster;
 mod relay;
+mod shared;
 
 use std::time::Duration;
 
