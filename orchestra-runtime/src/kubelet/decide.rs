@@ -6,11 +6,13 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use orchestra_core::{
     api::pod::has_ended,
     clock::Timestamp,
-    runtime::{ContainerId, ContainerState, ContainerStatus, SandboxStatus},
+    runtime::{ContainerId, ContainerState, ContainerStatus, ExitReason, Labels, SandboxStatus},
 };
 
 /// The label of a container that says how long to wait, in seconds, before it is started again.
 pub(super) const BACKOFF_LABEL: &str = "orchestra/backoff-seconds";
+/// The exit code of a container whose program could not be run, as Kubernetes has it.
+const UNSTARTED_CODE: i32 = 128;
 /// The wait after the second crash in a row; each further one doubles it. The first restart is immediate.
 const BACKOFF_SECONDS_MIN: u64 = 10;
 /// The longest wait between two starts.
@@ -27,12 +29,37 @@ pub(super) struct Memory {
     pub(super) probes: BTreeMap<Box<str>, Probed>,
     /// The last words of attempts that have exited.
     pub(super) messages: BTreeMap<ContainerId, String>,
+    /// The last attempt of each container that could not be started, by name.
+    pub(super) unstarted: BTreeMap<Box<str>, Unstarted>,
 }
 
 impl Memory {
     /// What probes found out about one attempt; nothing of an earlier one counts.
     pub(super) fn probed(&self, id: &ContainerId) -> Probed {
         self.probes.get(&id.name).copied().filter(|probed| probed.attempt == id.attempt).unwrap_or_default()
+    }
+
+    /// What is known of an attempt that could not be started.
+    pub(super) fn unstarted(&self, id: &ContainerId) -> Option<&Unstarted> {
+        self.unstarted.get(&id.name).filter(|unstarted| unstarted.status.id == *id)
+    }
+}
+
+/// An attempt whose program could not be run: it counts as one that ended at once, though no runtime lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unstarted {
+    /// As a runtime would list it.
+    pub(super) status: ContainerStatus,
+    /// What went wrong, for people.
+    pub(super) message: String,
+}
+
+impl Unstarted {
+    /// The attempt `id` of a container with `labels` and `image`, which failed at `at`.
+    pub(super) fn new(id: ContainerId, labels: Labels, image: &str, at: Timestamp, message: String) -> Self {
+        let (code, reason) = (UNSTARTED_CODE, ExitReason::Ended);
+        let state = ContainerState::Exited { code, reason, started_at: at, finished_at: at };
+        Self { status: ContainerStatus { id, labels, image: image.into(), image_id: "".into(), state }, message }
     }
 }
 
@@ -71,6 +98,20 @@ pub(super) struct View<'a> {
     pub(super) sandbox: Option<&'a SandboxStatus>,
     pub(super) memory: &'a Memory,
     pub(super) now: Timestamp,
+}
+
+impl<'a> View<'a> {
+    /// The attempts of a container, in no order: those that are listed, and the last one that could not be started.
+    pub(super) fn attempts(&self, name: &str) -> impl Iterator<Item = &'a ContainerStatus> {
+        let unstarted = self.memory.unstarted.get(name).map(|unstarted| &unstarted.status);
+        // What is listed was started after all, and comes last to win.
+        unstarted.into_iter().chain(listed(self.sandbox, name))
+    }
+
+    /// The last attempt of a container, if there was one.
+    pub(super) fn latest(&self, name: &str) -> Option<&'a ContainerStatus> {
+        self.attempts(name).max_by_key(|status| status.id.attempt)
+    }
 }
 
 /// What to do.
@@ -130,10 +171,9 @@ pub(super) fn containers(spec: &PodSpec) -> impl Iterator<Item = (Role, &Contain
     init.chain(spec.containers.iter().map(|container| (Role::Main, container)))
 }
 
-/// The last attempt of a container, if it was ever started.
-pub(super) fn latest<'a>(sandbox: Option<&'a SandboxStatus>, name: &str) -> Option<&'a ContainerStatus> {
-    let containers = sandbox.map(|sandbox| sandbox.containers.as_slice()).unwrap_or_default();
-    containers.iter().filter(|status| &*status.id.name == name).max_by_key(|status| status.id.attempt)
+/// The attempts of a container that the runtime lists.
+pub(super) fn listed<'a>(sandbox: Option<&'a SandboxStatus>, name: &str) -> impl Iterator<Item = &'a ContainerStatus> {
+    sandbox.into_iter().flat_map(|sandbox| &sandbox.containers).filter(move |status| &*status.id.name == name)
 }
 
 /// Whether an exited container is to be started again.
@@ -183,11 +223,11 @@ pub(super) fn is_overdue(view: &View<'_>) -> bool {
 pub(super) fn is_over(view: &View<'_>) -> bool {
     let Some(spec) = &view.pod.spec else { return true };
     let over = |role, name: &str| {
-        let code = latest(view.sandbox, name).and_then(|status| status.state.exit_code());
+        let code = view.latest(name).and_then(|status| status.state.exit_code());
         code.is_some_and(|code| view.ending || !restarts(spec, role, code))
     };
     let failed_init = containers(spec).any(|(role, container)| {
-        let code = latest(view.sandbox, &container.name).and_then(|status| status.state.exit_code());
+        let code = view.latest(&container.name).and_then(|status| status.state.exit_code());
         role == Role::Init && code.is_some_and(|code| code != 0 && !restarts(spec, role, code))
     });
     failed_init || spec.containers.iter().all(|container| over(Role::Main, &container.name))
@@ -206,7 +246,7 @@ pub(super) fn decide(view: &View<'_>) -> Plan {
         }
         return plan;
     }
-    let begun = spec.containers.iter().any(|container| latest(view.sandbox, &container.name).is_some());
+    let begun = spec.containers.iter().any(|container| view.latest(&container.name).is_some());
     for (role, container) in containers(spec) {
         let done = plan.consider(view, spec, role, container);
         if !done && role != Role::Main && !begun {
@@ -221,7 +261,7 @@ pub(super) fn decide(view: &View<'_>) -> Plan {
 fn end(view: &View<'_>, spec: &PodSpec) -> Plan {
     let running = |wanted: fn(Role) -> bool| -> Vec<(Box<str>, u32)> {
         let names = containers(spec).filter(|(role, _)| wanted(*role));
-        let ids = names.filter_map(|(_, container)| latest(view.sandbox, &container.name));
+        let ids = names.filter_map(|(_, container)| view.latest(&container.name));
         let ids = ids.filter(|status| status.state.exit_code().is_none());
         ids.map(|status| (status.id.name.clone(), status.id.attempt)).collect()
     };
@@ -238,7 +278,7 @@ impl Plan {
     /// Adds what one container needs; returns whether those after it may be started.
     fn consider(&mut self, view: &View<'_>, spec: &PodSpec, role: Role, container: &Container) -> bool {
         let name: Box<str> = container.name.as_str().into();
-        let Some(status) = latest(view.sandbox, &name) else {
+        let Some(status) = view.latest(&name) else {
             if self.may_retry(view, &name) {
                 self.actions.push(Action::Start { name, attempt: 0, backoff_seconds: 0 });
             }
@@ -284,9 +324,8 @@ impl Plan {
     /// Keeps of each container the last attempt and the one before it, whose log is still asked for.
     fn forget_old(&mut self, view: &View<'_>, spec: &PodSpec) {
         for (_, container) in containers(spec) {
-            let Some(last) = latest(view.sandbox, &container.name).map(|status| status.id.attempt) else { continue };
-            let all = view.sandbox.into_iter().flat_map(|sandbox| &sandbox.containers);
-            let old = all.filter(|status| *status.id.name == *container.name && status.id.attempt + 1 < last);
+            let Some(last) = view.latest(&container.name).map(|status| status.id.attempt) else { continue };
+            let old = listed(view.sandbox, &container.name).filter(|status| status.id.attempt + 1 < last);
             let old = old.filter(|status| status.state.exit_code().is_some());
             self.actions
                 .extend(old.map(|status| Action::Forget { name: status.id.name.clone(), attempt: status.id.attempt }));

@@ -3,11 +3,11 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use orchestra_core::{
     clock::Timestamp,
-    runtime::{ContainerId, ContainerState, ContainerStatus, ExitReason, SandboxId, SandboxStatus},
+    runtime::{ContainerId, ContainerState, ContainerStatus, ExitReason, Labels, SandboxId, SandboxStatus},
 };
 use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
 
-use super::{Action, BACKOFF_LABEL, Memory, View, decide, latest};
+use super::{Action, BACKOFF_LABEL, Memory, Unstarted, View, decide, is_over};
 
 fn pod(policy: &str, init: &[Option<&str>], mains: usize) -> Pod {
     let init = init.iter().enumerate().map(|(i, restart)| Container {
@@ -30,17 +30,25 @@ struct World {
     pod: Pod,
     ending: bool,
     sandbox: Option<SandboxStatus>,
+    memory: Memory,
+    /// Whether programs can't be run.
+    broken: bool,
     now: Timestamp,
 }
 
 impl World {
     fn new(pod: Pod) -> Self {
-        Self { pod, ending: false, sandbox: None, now: Timestamp::UNIX_EPOCH }
+        let (memory, now) = (Memory::default(), Timestamp::UNIX_EPOCH);
+        Self { pod, ending: false, sandbox: None, memory, broken: false, now }
+    }
+
+    fn view(&self) -> View<'_> {
+        let (pod, ending, now) = (&self.pod, self.ending, self.now);
+        View { pod, ending, sandbox: self.sandbox.as_ref(), memory: &self.memory, now }
     }
 
     fn plan(&self) -> super::Plan {
-        let (pod, ending, now) = (&self.pod, self.ending, self.now);
-        decide(&View { pod, ending, sandbox: self.sandbox.as_ref(), memory: &Memory::default(), now })
+        decide(&self.view())
     }
 
     fn exit(&mut self, name: &str, attempt: u32, exit_code: i32) {
@@ -63,9 +71,16 @@ impl World {
             }
             Action::Start { name, attempt, backoff_seconds } => {
                 let sandbox = self.sandbox.as_mut().expect("a sandbox comes first");
+                let id = ContainerId { sandbox: id, name, attempt };
+                let labels = Labels::from([(BACKOFF_LABEL.into(), backoff_seconds.to_string().into())]);
+                if self.broken {
+                    let unstarted = Unstarted::new(id, labels, "", self.now, "no such program".into());
+                    self.memory.unstarted.insert(unstarted.status.id.name.clone(), unstarted);
+                    return;
+                }
                 sandbox.containers.push(ContainerStatus {
-                    id: ContainerId { sandbox: id, name, attempt },
-                    labels: [(BACKOFF_LABEL.into(), backoff_seconds.to_string().into())].into(),
+                    id,
+                    labels,
                     image: "".into(),
                     image_id: "".into(),
                     state: ContainerState::Running { started_at: self.now, pid: None },
@@ -152,21 +167,56 @@ fn a_container_that_has_done_its_work_is_not_started_again() {
     }
 }
 
+/// A start that fails is an attempt like one that ends at once: it counts, and the next one waits as long.
+#[test]
+fn a_container_that_cannot_be_started_is_tried_again_after_longer_and_longer_waits() {
+    let mut world = World::new(pod("Always", &[], 1));
+    world.broken = true;
+    let mut tries = Vec::new();
+    for _ in 0..8 {
+        assert!(world.settle());
+        let attempt = world.view().latest("main-0").expect("it was tried").id.attempt;
+        let wake = world.plan().wake_at.expect("it is tried again");
+        tries.push((attempt, world.now.duration_until(wake).as_secs()));
+        world.now = wake;
+    }
+    let waits = [10, 20, 40, 80, 160, 300, 300, 300];
+    assert_eq!(tries, Vec::from_iter((1..).zip(waits)), "the first one again at once");
+    world.broken = false;
+    assert!(world.settle());
+    assert_eq!(world.running("main-0"), 1);
+    world.exit("main-0", 9, 1);
+    assert!(world.settle());
+    assert_eq!(world.plan().backing_off.len(), 1, "its backoff goes on");
+}
+
+#[test]
+fn a_pod_that_does_not_restart_is_over_once_its_container_cannot_be_started() {
+    for (policy, over) in [("Never", true), ("OnFailure", false), ("Always", false)] {
+        let mut world = World::new(pod(policy, &[None], 1));
+        world.broken = true;
+        assert!(world.settle());
+        assert_eq!(is_over(&world.view()), over, "{policy}");
+        assert_eq!(world.plan().wake_at.is_some(), !over, "{policy}");
+    }
+}
+
 proptest! {
     /// SEMANTICS 51, 52.
     #[test]
     fn at_most_one_attempt_runs_and_none_starts_once_the_pod_ends(
-        crashes in prop::collection::vec((0_usize..4, any::<bool>(), 0_u64..400), 0..24),
+        crashes in prop::collection::vec((0_usize..4, any::<bool>(), 0_u64..400, any::<bool>()), 0..24),
         never in any::<bool>(),
     ) {
         let mut world = World::new(pod(if never { "Never" } else { "Always" }, &[None, Some("Always")], 2));
         let names = ["init-0", "init-1", "main-0", "main-1"];
-        for (which, fails, seconds) in crashes {
+        for (which, fails, seconds, broken) in crashes {
+            world.broken = broken;
             prop_assert!(world.settle(), "converges");
             for name in names {
                 prop_assert!(world.running(name) <= 1);
             }
-            if let Some(attempt) = latest(world.sandbox.as_ref(), names[which]).map(|status| status.id.attempt) {
+            if let Some(attempt) = world.view().latest(names[which]).map(|status| status.id.attempt) {
                 world.exit(names[which], attempt, fails.into());
             }
             world.now = world.now.saturating_add(Duration::from_secs(seconds)).expect("in range");

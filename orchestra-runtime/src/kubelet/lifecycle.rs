@@ -8,7 +8,7 @@ use orchestra_core::runtime::{ContainerId, ContainerSpec, Error, Resources, Sand
 
 use super::{
     Shared,
-    decide::{BACKOFF_LABEL, Why, containers},
+    decide::{BACKOFF_LABEL, Unstarted, Why, containers},
     dispatch::{NAME_LABEL, NAMESPACE_LABEL},
     env,
     events::{Severity, record},
@@ -35,6 +35,21 @@ pub(super) struct Refusal {
 impl Refusal {
     fn new(reason: &'static str, message: impl Into<String>) -> Self {
         Self { reason, later: reason, message: message.into() }
+    }
+}
+
+/// Why an attempt of a container does not run.
+#[derive(Debug)]
+pub(super) enum Setback {
+    /// It was not even tried.
+    Refused(Refusal),
+    /// It was, and counts as one that ended.
+    Unstarted(Unstarted),
+}
+
+impl From<Refusal> for Setback {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
     }
 }
 
@@ -75,27 +90,31 @@ pub(super) async fn create_sandbox(
         .map_err(|error| Refusal::new("FailedCreatePodSandBox", chain(&error)))
 }
 
-/// Pulls a container's image and starts an attempt of it.
+/// Pulls a container's image and starts an attempt of it, which is to be followed by the backoff.
 pub(super) async fn start(
     shared: &Shared,
     pod: &Pod,
     id: &ContainerId,
     place: Place<'_>,
     backoff_seconds: u64,
-) -> Result<(), Refusal> {
+) -> Result<(), Setback> {
     let found = pod.spec.iter().flat_map(containers).find(|(_, container)| *container.name == *id.name);
     let Some((_, container)) = found else {
-        return Err(Refusal::new("CreateContainerConfigError", "no such container"));
+        return Err(Refusal::new("CreateContainerConfigError", "no such container").into());
     };
     let spec = container_spec(shared, pod, container, id, place).await?;
     pull(shared, pod, container).await?;
     let spec = ContainerSpec { labels: [(BACKOFF_LABEL.into(), backoff_seconds.to_string().into())].into(), ..spec };
-    shared.runtime.start_container(id, &spec).await.map_err(|error| match error {
-        Error::Start { .. } => {
-            Refusal { reason: "RunContainerError", later: "CrashLoopBackOff", message: chain(&error) }
+    match shared.runtime.start_container(id, &spec).await {
+        Ok(()) => {}
+        Err(error @ Error::Start { .. }) => {
+            let (message, now) = (chain(&error), shared.clock.now());
+            let failed = ("Failed", format!("Error: {message}"));
+            record(shared, pod, Some(&container.name), Severity::Warning, failed).await;
+            return Err(Setback::Unstarted(Unstarted::new(id.clone(), spec.labels, &spec.image, now, message)));
         }
-        error => Refusal::new("CreateContainerError", chain(&error)),
-    })?;
+        Err(error) => return Err(Refusal::new("CreateContainerError", chain(&error)).into()),
+    }
     for (reason, message) in [
         ("Created", format!("Created container: {}", container.name)),
         ("Started", format!("Started container {}", container.name)),
@@ -106,7 +125,7 @@ pub(super) async fn start(
         let message = format!("limits of container {} are not enforced by the container runtime", container.name);
         record(shared, pod, Some(&container.name), Severity::Warning, ("LimitsNotEnforced", message)).await;
     }
-    post_start(shared, pod, container, id).await
+    Ok(post_start(shared, pod, container, id).await?)
 }
 
 /// Runs what a container asks for after its start; if that fails, the container is ended.
@@ -263,7 +282,6 @@ pub(super) async fn complain(shared: &Shared, pod: &Pod, container: &str, reason
     };
     let message = match reason {
         "ImagePullBackOff" => format!("Back-off pulling image {:?}", image(pod, container)),
-        "CrashLoopBackOff" => return tell_of_backoff(shared, pod, container).await,
         _ => message.into(),
     };
     let container = (!container.is_empty()).then_some(container);

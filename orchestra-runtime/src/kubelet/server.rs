@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus as ApiStatus, Pod};
 use orchestra_core::runtime::{ContainerId, ContainerStatus, SandboxId};
 use serde_json::json;
 
-use super::{Shared, decide::latest, exec, lifecycle::chain, logs};
+use super::{Shared, exec, lifecycle::chain, logs};
 
 /// The body of a response.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -88,8 +88,8 @@ async fn place(shared: &Shared, namespace: &str, pod: &str, container: &str) -> 
     let all = shared.runtime.list().await.map_err(unavailable)?;
     let sandbox = all.into_iter().find(|sandbox| sandbox.id == id);
     // Sorted by id, hence by attempt.
-    let attempts = latest(sandbox.as_ref(), container).is_some().then(|| sandbox.map(|sandbox| sandbox.containers));
-    let attempts = attempts.flatten().unwrap_or_default().into_iter().filter(|status| *status.id.name == *container);
+    let attempts = sandbox.map(|sandbox| sandbox.containers).unwrap_or_default().into_iter();
+    let attempts = attempts.filter(|status| *status.id.name == *container);
     Ok(Place { pod, container: container.into(), attempts: attempts.collect() })
 }
 

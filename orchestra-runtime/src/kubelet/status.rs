@@ -8,13 +8,17 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use orchestra_core::api::pod::{has_ended, is_final, quality_of_service};
-use orchestra_core::runtime::{ContainerState, ContainerStatus, ExitReason};
+use orchestra_core::clock::Timestamp;
+use orchestra_core::runtime::{ContainerId, ContainerState, ContainerStatus, ExitReason, Labels, SandboxId};
 
 use super::admission::Rejection;
-use super::decide::{Role, View, containers, is_over, is_overdue, latest, next_start, restarts};
+use super::decide::{Role, Unstarted, View, containers, is_over, is_overdue, next_start, restarts};
 
 /// What is said of a pod that took longer than it may.
 const OVERDUE: &str = "Pod was active on the node longer than the specified deadline";
+
+/// Why an attempt ended that could not be started.
+const START_ERROR: &str = "StartError";
 
 /// What the node adds to a pod's status.
 #[derive(Clone, Copy, Debug)]
@@ -91,13 +95,10 @@ fn phase(view: &View<'_>, spec: &PodSpec, before: Option<&str>) -> &'static str 
     if is_overdue(view) {
         return "Failed";
     }
-    let runs = containers(spec).any(|(_, container)| {
-        latest(view.sandbox, &container.name).is_some_and(|status| status.state.exit_code().is_none())
-    });
-    let codes = spec
-        .containers
-        .iter()
-        .map(|container| latest(view.sandbox, &container.name).map(|status| status.state.exit_code()));
+    let runs = containers(spec)
+        .any(|(_, container)| view.latest(&container.name).is_some_and(|status| status.state.exit_code().is_none()));
+    let codes =
+        spec.containers.iter().map(|container| view.latest(&container.name).map(|status| status.state.exit_code()));
     let codes: Vec<_> = codes.collect();
     if is_over(view) && !runs {
         let succeeded = codes.iter().all(|code| *code == Some(Some(0)));
@@ -107,7 +108,7 @@ fn phase(view: &View<'_>, spec: &PodSpec, before: Option<&str>) -> &'static str 
 }
 
 fn container_status(view: &View<'_>, spec: &PodSpec, role: Role, container: &Container, runtime: &str) -> ApiStatus {
-    let last = latest(view.sandbox, &container.name);
+    let last = view.latest(&container.name);
     let failure = view.memory.failures.get(container.name.as_str());
     let mut state = ApiState::default();
     let mut last_state = previous(view, last, runtime);
@@ -118,10 +119,12 @@ fn container_status(view: &View<'_>, spec: &PodSpec, role: Role, container: &Con
         Some((status, ContainerState::Exited { code, .. })) => {
             let again = !view.ending && restarts(spec, role, *code) && !is_over(view);
             let waits = again && next_start(status).0 > view.now;
-            match failure.filter(|_| again) {
-                Some(failure) => state.waiting = Some(waiting(failure.reason, failure.message.clone())),
-                None if waits => state.waiting = Some(crash_loop(view, status)),
-                None => state.terminated = terminated(view, status, runtime),
+            let unstarted = view.memory.unstarted(&status.id);
+            match (failure.filter(|_| again), unstarted.filter(|_| again)) {
+                (Some(failure), _) => state.waiting = Some(waiting(failure.reason, failure.message.clone())),
+                (None, _) if waits => state.waiting = Some(crash_loop(view, status)),
+                (None, Some(failed)) => state.waiting = Some(waiting("RunContainerError", failed.message.clone())),
+                (None, None) => state.terminated = terminated(view, status, runtime),
             }
             if state.waiting.is_some() {
                 last_state = Some(ApiState { terminated: terminated(view, status, runtime), ..ApiState::default() });
@@ -166,8 +169,7 @@ fn readiness(view: &View<'_>, role: Role, container: &Container, last: Option<&C
 
 fn previous(view: &View<'_>, last: Option<&ContainerStatus>, runtime: &str) -> Option<ApiState> {
     let last = last?;
-    let all = view.sandbox.into_iter().flat_map(|sandbox| &sandbox.containers);
-    let before = all.filter(|status| status.id.name == last.id.name && status.id.attempt < last.id.attempt);
+    let before = view.attempts(&last.id.name).filter(|status| status.id.attempt < last.id.attempt);
     let before = before.max_by_key(|status| status.id.attempt)?;
     Some(ApiState { terminated: terminated(view, before, runtime), ..ApiState::default() })
 }
@@ -183,7 +185,9 @@ fn running(status: &ContainerStatus) -> Option<ContainerStateRunning> {
 
 fn terminated(view: &View<'_>, status: &ContainerStatus, runtime: &str) -> Option<ContainerStateTerminated> {
     let ContainerState::Exited { code, reason, started_at, finished_at } = status.state else { return None };
+    let unstarted = view.memory.unstarted(&status.id);
     let reason = match (reason, code) {
+        _ if unstarted.is_some() => START_ERROR,
         (ExitReason::OutOfMemory, _) => "OOMKilled",
         (ExitReason::Lost, _) => "ContainerStatusUnknown",
         (_, 0) => "Completed",
@@ -193,9 +197,12 @@ fn terminated(view: &View<'_>, status: &ContainerStatus, runtime: &str) -> Optio
         container_id: Some(container_id(status, runtime)),
         exit_code: code,
         reason: Some(reason.into()),
-        started_at: Some(Time(started_at)),
+        started_at: Some(Time(if unstarted.is_some() { Timestamp::UNIX_EPOCH } else { started_at })),
         finished_at: Some(Time(finished_at)),
-        message: view.memory.messages.get(&status.id).cloned(),
+        message: match unstarted {
+            Some(unstarted) => Some(unstarted.message.clone()),
+            None => view.memory.messages.get(&status.id).cloned(),
+        },
         ..ContainerStateTerminated::default()
     })
 }
@@ -220,6 +227,20 @@ pub(super) fn full_name(pod: &Pod) -> String {
 /// The id of a container as the API shows it.
 pub(super) fn container_id(status: &ContainerStatus, runtime: &str) -> String {
     format!("{runtime}://{}", status.id)
+}
+
+/// The last attempt of a container that could not be started, if the API shows one.
+pub(super) fn told_unstarted(sandbox: &SandboxId, told: &ApiStatus) -> Option<Unstarted> {
+    let (state, last_state) = (told.state.as_ref()?, told.last_state.as_ref());
+    let ended = state.terminated.as_ref().or_else(|| last_state?.terminated.as_ref())?;
+    if ended.reason.as_deref() != Some(START_ERROR) {
+        return None;
+    }
+    let attempt = u32::try_from(told.restart_count).ok()?.checked_sub(state.running.is_some().into())?;
+    let id = ContainerId { sandbox: sandbox.clone(), name: told.name.as_str().into(), attempt };
+    let message = ended.message.clone().unwrap_or_default();
+    // Without its backoff, which starts over, as with Kubernetes' own kubelet.
+    Some(Unstarted::new(id, Labels::new(), &told.image, ended.finished_at.as_ref()?.0, message))
 }
 
 /// The pod's conditions: the kubelet's own, and those of others as they were.

@@ -22,13 +22,13 @@ use tokio::{
 use super::{
     Shared, admission,
     admission::Rejection,
-    decide::{Action, Failure, Memory, Plan, Probed, View, Why, containers, decide, failure_backoff_seconds, latest},
+    decide::{Action, Failure, Memory, Plan, Probed, View, Why, containers, decide, failure_backoff_seconds, listed},
     events::{Severity, record},
-    lifecycle::{self, Refusal},
+    lifecycle::{self, Refusal, Setback},
     probe::{Prober, VERDICTS_MAX, Verdict},
     report::Reporter,
     sources::{self, KeptSources},
-    status::{NodeFacts, container_id, pod_status, rejected},
+    status::{NodeFacts, container_id, pod_status, rejected, told_unstarted},
     terminal, volume, withdrawal,
 };
 
@@ -186,10 +186,12 @@ impl Worker {
         let node = self.shared.address.to_string();
         let runtime = self.shared.runtime.capabilities().name;
         let facts = NodeFacts { runtime: &runtime, address: &node };
-        if !self.judged && !ending {
+        if !self.judged {
             self.judged = true;
             self.recall(&pod, sandbox.as_ref(), facts);
-            if let Err(rejection) = self.admit(&pod, sandbox.as_ref()).await.inspect_err(|_| self.judged = false)? {
+            if !ending
+                && let Err(rejection) = self.admit(&pod, sandbox.as_ref()).await.inspect_err(|_| self.judged = false)?
+            {
                 return Ok(self.turn_away(&pod, &rejection, facts).await);
             }
         }
@@ -266,13 +268,20 @@ impl Worker {
         if self.judged { Next::Again } else { Next::Sleep(untold) }
     }
 
-    /// Takes over what an earlier kubelet knew of containers that still run: that they were ready (SEMANTICS 51, 55).
+    /// Takes over what an earlier kubelet knew of containers (SEMANTICS 51, 55): that those that still run were ready, and
+    /// which could not be started.
     fn recall(&mut self, pod: &Pod, sandbox: Option<&SandboxStatus>, facts: NodeFacts<'_>) {
         let status = pod.status.as_ref();
         let mains = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
         let inits = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
         for told in mains.iter().chain(inits) {
-            let last = latest(sandbox, &told.name).filter(|last| last.state.is_running());
+            let last = listed(sandbox, &told.name).max_by_key(|last| last.id.attempt);
+            let unstarted = told_unstarted(&self.sandbox, told);
+            let is_listed = |id: &ContainerId| listed(sandbox, &told.name).any(|status| status.id == *id);
+            if let Some(unstarted) = unstarted.filter(|unstarted| !is_listed(&unstarted.status.id)) {
+                self.memory.unstarted.insert(told.name.as_str().into(), unstarted);
+            }
+            let last = last.filter(|last| last.state.is_running());
             let same = |last: &&ContainerStatus| told.container_id == Some(container_id(last, facts.runtime));
             if let Some(last) = last.filter(same) {
                 let (started, ready) =
@@ -372,13 +381,12 @@ impl Worker {
                 let id = ContainerId { sandbox: self.sandbox.clone(), name, attempt };
                 let address = sandbox.and_then(|sandbox| sandbox.address);
                 let place = lifecycle::Place { dir: &self.dir(), address, sources: &mut self.sources };
-                let refusal = tokio::select! {
+                let outcome = tokio::select! {
                     biased;
                     () = end_moved(changes, desired) => return Ok(()),
-                    made = lifecycle::start(&shared, &desired.pod, &id, place, backoff_seconds) => made.err(),
+                    made = lifecycle::start(&shared, &desired.pod, &id, place, backoff_seconds) => made,
                 };
-                let metrics = &self.shared.metrics;
-                if refusal.is_none() { &metrics.started_containers } else { &metrics.started_containers_errors }.inc();
+                let refusal = self.tried(outcome);
                 self.note(&id.name, refusal, &desired.pod).await;
             }
             Action::Stop { attempts, why } => {
@@ -410,6 +418,20 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    /// Counts a start, and remembers an attempt that failed; returns why there was none.
+    fn tried(&mut self, outcome: Result<(), Setback>) -> Option<Refusal> {
+        let metrics = &self.shared.metrics;
+        if outcome.is_ok() { &metrics.started_containers } else { &metrics.started_containers_errors }.inc();
+        match outcome {
+            Ok(()) => None,
+            Err(Setback::Refused(refusal)) => Some(refusal),
+            Err(Setback::Unstarted(unstarted)) => {
+                self.memory.unstarted.insert(unstarted.status.id.name.clone(), unstarted);
+                None
+            }
+        }
     }
 
     /// Remembers why something was not started, and until when not to try again.

@@ -3,3 +3,4 @@
 mod cluster;
 mod kubelet;
 mod pod;
+mod start;
