@@ -12,7 +12,7 @@ use super::{
     dispatch::{NAME_LABEL, NAMESPACE_LABEL},
     env,
     events::{Severity, record},
-    probe,
+    image, probe,
     sources::KeptSources,
     status::full_name,
     terminal, volume,
@@ -25,16 +25,16 @@ const GRACE_SECONDS_MIN: u64 = 2;
 /// Why something was not started.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    /// Kubernetes' word for it, the first time.
+    /// Kubernetes' word for it.
     pub(super) reason: &'static str,
-    /// The word for it when it happens again.
-    pub(super) later: &'static str,
     pub(super) message: String,
+    /// The word and the message when it happens again, if they are others.
+    pub(super) later: Option<(&'static str, String)>,
 }
 
 impl Refusal {
-    fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, later: reason, message: message.into() }
+    pub(super) fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into(), later: None }
     }
 }
 
@@ -103,7 +103,7 @@ pub(super) async fn start(
         return Err(Refusal::new("CreateContainerConfigError", "no such container").into());
     };
     let spec = container_spec(shared, pod, container, id, place).await?;
-    pull(shared, pod, container).await?;
+    image::pull(shared, pod, container).await?;
     let spec = ContainerSpec { labels: [(BACKOFF_LABEL.into(), backoff_seconds.to_string().into())].into(), ..spec };
     match shared.runtime.start_container(id, &spec).await {
         Ok(()) => {}
@@ -190,26 +190,6 @@ pub(super) async fn refresh(shared: &Shared, pod: &Pod, place: Place<'_>) -> Res
     volume::mount_all(volume::Context { pod, sources, pod_ip, host_ip, capacity, dir: place.dir })
 }
 
-async fn pull(shared: &Shared, pod: &Pod, container: &Container) -> Result<(), Refusal> {
-    let image = container.image.as_deref().unwrap_or_default();
-    let failed = |error: &Error| Refusal { reason: "ErrImagePull", later: "ImagePullBackOff", message: chain(error) };
-    let always = container.image_pull_policy.as_deref() == Some("Always");
-    let present = shared.runtime.image_id(image).await.map_err(|error| failed(&error))?.is_some();
-    if present && !always {
-        let message = format!("Container image \"{image}\" already present on machine");
-        record(shared, pod, Some(&container.name), Severity::Normal, ("Pulled", message)).await;
-        return Ok(());
-    }
-    if container.image_pull_policy.as_deref() == Some("Never") {
-        let message = format!("Container image \"{image}\" is not present with pull policy of Never");
-        return Err(Refusal::new("ErrImageNeverPull", message));
-    }
-    shared.runtime.pull_image(image).await.map_err(|error| failed(&error))?;
-    let message = format!("Successfully pulled image \"{image}\"");
-    record(shared, pod, Some(&container.name), Severity::Normal, ("Pulled", message)).await;
-    Ok(())
-}
-
 /// Ends containers side by side: their hooks, then they are asked, then killed (SEMANTICS 53).
 pub(super) async fn stop(
     shared: &Shared,
@@ -267,25 +247,30 @@ async fn run_hook(
     Ok(())
 }
 
-fn image<'a>(pod: &'a Pod, name: &str) -> &'a str {
-    let found = pod.spec.iter().flat_map(containers).find(|(_, container)| container.name == name);
-    found.and_then(|(_, container)| container.image.as_deref()).unwrap_or_default()
+/// Tells people why something was not started; of a failed pull, what is not told by it already.
+pub(super) async fn complain(shared: &Shared, pod: &Pod, container: &str, refusal: (&'static str, &str)) {
+    let image = image::of(pod, container);
+    let container = (!container.is_empty()).then_some(container);
+    for (severity, reason, message) in complaints(refusal, image) {
+        record(shared, pod, container, severity, (reason, message)).await;
+    }
 }
 
-/// Tells people why something was not started.
-pub(super) async fn complain(shared: &Shared, pod: &Pod, container: &str, reason: &str, message: &str) {
-    let word = match reason {
-        "ContainerCreating" => "FailedMount",
-        "FailedCreatePodSandBox" => reason,
-        "ImagePullBackOff" => "BackOff",
-        _ => "Failed",
-    };
-    let message = match reason {
-        "ImagePullBackOff" => format!("Back-off pulling image {:?}", image(pod, container)),
-        _ => message.into(),
-    };
-    let container = (!container.is_empty()).then_some(container);
-    record(shared, pod, container, Severity::Warning, (word, message)).await;
+/// What people are told of a refusal, by its reason and message, in Kubernetes' words. Pure.
+fn complaints((reason, message): (&'static str, &str), image: &str) -> Vec<(Severity, &'static str, String)> {
+    let failed = |why: &str| (Severity::Warning, "Failed", format!("Error: {why}"));
+    match reason {
+        "ContainerCreating" => vec![(Severity::Warning, "FailedMount", message.into())],
+        "FailedCreatePodSandBox" => {
+            vec![(Severity::Warning, reason, format!("Failed to create pod sandbox: {message}"))]
+        }
+        "ErrImageNeverPull" => vec![(Severity::Warning, reason, message.into()), failed(reason)],
+        image::PULL_FAILED => vec![failed(reason)],
+        image::BACKING_OFF => {
+            vec![failed(image::PULL_FAILED), (Severity::Normal, "BackOff", image::backing_off(image)), failed(reason)]
+        }
+        _ => vec![failed(message)],
+    }
 }
 
 /// Tells people that a container has to wait before it is started again.

@@ -37,6 +37,7 @@ mod dispatch;
 mod env;
 mod events;
 mod exec;
+mod image;
 mod lifecycle;
 mod links;
 mod local;

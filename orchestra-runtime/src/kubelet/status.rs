@@ -17,6 +17,8 @@ use super::decide::{Role, Unstarted, View, containers, is_over, is_overdue, next
 /// What is said of a pod that took longer than it may.
 const OVERDUE: &str = "Pod was active on the node longer than the specified deadline";
 
+/// Why a container waits that ends again and again.
+pub(super) const CRASH_LOOP: &str = "CrashLoopBackOff";
 /// Why an attempt ended that could not be started.
 const START_ERROR: &str = "StartError";
 
@@ -214,7 +216,7 @@ fn waiting(reason: &str, message: String) -> ContainerStateWaiting {
 fn crash_loop(view: &View<'_>, status: &ContainerStatus) -> ContainerStateWaiting {
     let backoff = status.labels.get(super::decide::BACKOFF_LABEL).map_or("0", |text| text);
     let (name, pod) = (&status.id.name, full_name(view.pod));
-    waiting("CrashLoopBackOff", format!("back-off {backoff}s restarting failed container={name} pod={pod}"))
+    waiting(CRASH_LOOP, format!("back-off {backoff}s restarting failed container={name} pod={pod}"))
 }
 
 /// A pod as Kubernetes' messages call it: `name_namespace(uid)`.

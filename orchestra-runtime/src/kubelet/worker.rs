@@ -28,7 +28,7 @@ use super::{
     probe::{Prober, VERDICTS_MAX, Verdict},
     report::Reporter,
     sources::{self, KeptSources},
-    status::{NodeFacts, container_id, pod_status, rejected, told_unstarted},
+    status::{CRASH_LOOP, NodeFacts, container_id, pod_status, rejected, told_unstarted},
     terminal, volume, withdrawal,
 };
 
@@ -275,6 +275,11 @@ impl Worker {
         let mains = status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
         let inits = status.and_then(|status| status.init_container_statuses.as_deref()).unwrap_or_default();
         for told in mains.iter().chain(inits) {
+            let waiting = told.state.as_ref().and_then(|state| state.waiting.as_ref()?.reason.as_deref());
+            if let (Some(CRASH_LOOP), Ok(attempt)) = (waiting, told.restart_count.try_into()) {
+                // People were told of it.
+                self.backing_off.insert(told.name.as_str().into(), attempt);
+            }
             let last = listed(sandbox, &told.name).max_by_key(|last| last.id.attempt);
             let unstarted = told_unstarted(&self.sandbox, told);
             let is_listed = |id: &ContainerId| listed(sandbox, &told.name).any(|status| status.id == *id);
@@ -436,15 +441,15 @@ impl Worker {
 
     /// Remembers why something was not started, and until when not to try again.
     async fn note(&mut self, name: &str, refusal: Option<Refusal>, pod: &Pod) {
-        let Some(Refusal { reason, later, message }) = refusal else {
+        let Some(Refusal { reason, message, later }) = refusal else {
             self.memory.failures.remove(name);
             return;
         };
         let count = self.memory.failures.get(name).map_or(0, |failure| failure.count) + 1;
         let wait = Duration::from_secs(failure_backoff_seconds(count));
         let retry_at = self.shared.clock.now().saturating_add(wait).unwrap_or(Timestamp::MAX);
-        let reason = if count > 1 { later } else { reason };
-        lifecycle::complain(&self.shared, pod, name, reason, &message).await;
+        let (reason, message) = later.filter(|_| count > 1).unwrap_or((reason, message));
+        lifecycle::complain(&self.shared, pod, name, (reason, &message)).await;
         self.memory.failures.insert(name.into(), Failure { reason, message, count, retry_at });
     }
 

@@ -145,3 +145,17 @@ pub(crate) fn terminated(pod: &Pod) -> Option<&ContainerStateTerminated> {
     let status = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
     status.state.as_ref()?.terminated.as_ref()
 }
+
+/// What people are told about a pod, sorted: type, reason and message of each event.
+pub(crate) async fn told(cluster: &Cluster, pod: &str) -> Vec<String> {
+    let events: Api<Event> = Api::namespaced(cluster.client.clone(), "default");
+    let all = events.list(&ListParams::default()).await.expect("a list");
+    let about = all.into_iter().filter(|event| event.involved_object.name.as_deref() == Some(pod));
+    let line = |event: Event| {
+        let parts = [event.type_, event.reason, event.message];
+        parts.map(Option::unwrap_or_default).join(" ")
+    };
+    let mut lines: Vec<_> = about.map(line).collect();
+    lines.sort();
+    lines
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde_json::json;
 
-use crate::cluster::{Cluster, has_event, phase, restarts, terminated, waiting_reason, web};
+use crate::cluster::{Cluster, events, has_event, phase, restarts, terminated, told, waiting_reason, web};
 
 fn status(pod: &Pod) -> ContainerStatus {
     let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.clone()).unwrap_or_default();
@@ -49,4 +49,40 @@ async fn a_pod_that_does_not_restart_fails_if_its_program_is_missing() {
     tokio::time::sleep(Duration::from_secs(90)).await;
     let later = cluster.until("web", |_| true).await;
     assert_eq!((phase(&later), status(&later)), ("Failed", status(&failed)));
+}
+
+/// The events of Kubernetes' own kubelet.
+#[tokio::test(start_paused = true)]
+async fn an_image_that_cannot_be_had_is_told_in_kubernetes_words() {
+    let cluster = Cluster::start().await;
+    cluster.create("web", json!({"containers": [{"name": "web", "image": "missing/web"}]})).await;
+    let message = |pod: &Pod| status(pod).state.and_then(|state| state.waiting?.message).unwrap_or_default();
+    let pod = cluster.until("web", |pod| waiting_reason(pod) == Some("ErrImagePull")).await;
+    assert_eq!(message(&pod), "no such image");
+    let pod = cluster.until("web", |pod| waiting_reason(pod) == Some("ImagePullBackOff")).await;
+    assert_eq!(message(&pod), "Back-off pulling image \"missing/web\": ErrImagePull: no such image");
+    let expected = [
+        "Normal BackOff Back-off pulling image \"missing/web\"",
+        "Normal Pulling Pulling image \"missing/web\"",
+        "Warning Failed Error: ErrImagePull",
+        "Warning Failed Error: ImagePullBackOff",
+        "Warning Failed Failed to pull image \"missing/web\": no such image",
+    ];
+    assert_eq!(told(&cluster, "web").await, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_kubelet_does_not_tell_again_of_a_backoff_under_way() {
+    let mut cluster = Cluster::start().await;
+    cluster.create("web", web("exit 3")).await;
+    cluster.until("web", |pod| waiting_reason(pod) == Some("CrashLoopBackOff") && restarts(pod) >= 3).await;
+    let counted = async |cluster: &Cluster| -> i32 {
+        let events = events(cluster, "web").await;
+        events.into_iter().filter(|(reason, _)| reason == "BackOff").map(|(_, count)| count).sum()
+    };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = counted(&cluster).await;
+    cluster.restart_kubelet();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((counted(&cluster).await, before), (3, 3), "one for each wait");
 }
