@@ -11,6 +11,8 @@ use orchestra_core::{
 
 /// The label of a container that says how long to wait, in seconds, before it is started again.
 pub(super) const BACKOFF_LABEL: &str = "orchestra/backoff-seconds";
+/// The label of a container that says of which image it was to be: the runtime may know that by another name.
+pub(super) const IMAGE_LABEL: &str = "orchestra/image";
 /// The exit code of a container whose program could not be run, as Kubernetes has it.
 const UNSTARTED_CODE: i32 = 128;
 /// The wait after the second crash in a row; each further one doubles it. The first restart is immediate.
@@ -72,8 +74,10 @@ pub(super) struct Failure {
     pub(super) message: String,
     /// How often in a row.
     pub(super) count: u32,
-    /// Not before this moment.
+    /// Not before this moment, unless of another image.
     pub(super) retry_at: Timestamp,
+    /// The image it was to be started with; none for the sandbox and volumes.
+    pub(super) image: Box<str>,
 }
 
 /// What probes found out about a container; absent while they don't know.
@@ -136,6 +140,8 @@ pub(super) enum Why {
     StartupProbe,
     /// One doesn't live up to it.
     LivenessProbe,
+    /// One is to be of another image.
+    Changed,
 }
 
 /// What a pod needs next.
@@ -186,11 +192,20 @@ pub(super) fn restarts(spec: &PodSpec, role: Role, code: i32) -> bool {
     }
 }
 
-/// When an exited container may be started again, and the backoff that follows.
-pub(super) fn next_start(status: &ContainerStatus) -> (Timestamp, u64) {
+/// Whether an attempt is of another image than its container is to be now.
+fn is_outdated(status: &ContainerStatus, container: &Container) -> bool {
+    let wanted = container.image.as_deref().unwrap_or_default();
+    status.labels.get(IMAGE_LABEL).is_some_and(|image| **image != *wanted)
+}
+
+/// When an exited container may be started again, and the backoff that follows; that of another image is no concern.
+pub(super) fn next_start(status: &ContainerStatus, container: &Container) -> (Timestamp, u64) {
     let ContainerState::Exited { started_at, finished_at, .. } = status.state else {
         return (Timestamp::MIN, 0);
     };
+    if is_outdated(status, container) {
+        return (Timestamp::MIN, 0);
+    }
     let ran = started_at.duration_until(finished_at);
     let backoff = status.labels.get(BACKOFF_LABEL).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
     if ran.as_secs() >= BACKOFF_RESET_SECONDS {
@@ -241,7 +256,7 @@ pub(super) fn decide(view: &View<'_>) -> Plan {
     }
     let mut plan = Plan { wake_at: deadline(view), ..Plan::default() };
     if !view.sandbox.is_some_and(|sandbox| sandbox.ready) {
-        if plan.may_retry(view, "") {
+        if plan.may_retry(view, "", None) {
             plan.actions.push(Action::CreateSandbox);
         }
         return plan;
@@ -279,12 +294,19 @@ impl Plan {
     fn consider(&mut self, view: &View<'_>, spec: &PodSpec, role: Role, container: &Container) -> bool {
         let name: Box<str> = container.name.as_str().into();
         let Some(status) = view.latest(&name) else {
-            if self.may_retry(view, &name) {
+            if self.may_retry(view, &name, container.image.as_deref()) {
                 self.actions.push(Action::Start { name, attempt: 0, backoff_seconds: 0 });
             }
             return false;
         };
         let Some(code) = status.state.exit_code() else {
+            if role != Role::Init && is_outdated(status, container) {
+                // Both at once: whatever the restart policy says of one that has ended, this one is restarted.
+                let (attempts, attempt) = (vec![(name.clone(), status.id.attempt)], status.id.attempt + 1);
+                self.actions.push(Action::Stop { attempts, why: Why::Changed });
+                self.actions.push(Action::Start { name, attempt, backoff_seconds: 0 });
+                return false;
+            }
             let probed = view.memory.probed(&status.id);
             if probed.alive == Some(false) || probed.started == Some(false) {
                 let attempts = vec![(name, status.id.attempt)];
@@ -297,18 +319,19 @@ impl Plan {
         if !restarts(spec, role, code) {
             return true;
         }
-        let (at, backoff_seconds) = next_start(status);
+        let (at, backoff_seconds) = next_start(status, container);
         if at > view.now {
             self.backing_off.push(status.id.clone());
             self.wake(at);
-        } else if self.may_retry(view, &name) {
+        } else if self.may_retry(view, &name, container.image.as_deref()) {
             self.actions.push(Action::Start { name, attempt: status.id.attempt + 1, backoff_seconds });
         }
         false
     }
 
-    fn may_retry(&mut self, view: &View<'_>, name: &str) -> bool {
-        match view.memory.failures.get(name) {
+    fn may_retry(&mut self, view: &View<'_>, name: &str, image: Option<&str>) -> bool {
+        let failure = view.memory.failures.get(name).filter(|failure| *failure.image == *image.unwrap_or_default());
+        match failure {
             Some(failure) if failure.retry_at > view.now => {
                 self.wake(failure.retry_at);
                 false

@@ -7,7 +7,8 @@ use orchestra_core::{
 };
 use proptest::prelude::{any, prop, prop_assert, prop_assert_eq, proptest};
 
-use super::{Action, BACKOFF_LABEL, Memory, Unstarted, View, decide, is_over};
+use super::{Action, BACKOFF_LABEL, Failure, IMAGE_LABEL, Memory, Unstarted, View, decide, is_over};
+use crate::kubelet::image;
 
 fn pod(policy: &str, init: &[Option<&str>], mains: usize) -> Pod {
     let init = init.iter().enumerate().map(|(i, restart)| Container {
@@ -72,7 +73,9 @@ impl World {
             Action::Start { name, attempt, backoff_seconds } => {
                 let sandbox = self.sandbox.as_mut().expect("a sandbox comes first");
                 let id = ContainerId { sandbox: id, name, attempt };
-                let labels = Labels::from([(BACKOFF_LABEL.into(), backoff_seconds.to_string().into())]);
+                let image = image::of(&self.pod, &id.name).into();
+                let backoff = backoff_seconds.to_string().into();
+                let labels = Labels::from([(BACKOFF_LABEL.into(), backoff), (IMAGE_LABEL.into(), image)]);
                 if self.broken {
                     let unstarted = Unstarted::new(id, labels, "", self.now, "no such program".into());
                     self.memory.unstarted.insert(unstarted.status.id.name.clone(), unstarted);
@@ -106,6 +109,20 @@ impl World {
             actions.into_iter().for_each(|action| self.act(action));
         }
         false
+    }
+
+    /// Changes the image of all containers.
+    fn change_image(&mut self, image: &str) {
+        let spec = self.pod.spec.as_mut().expect("a spec");
+        let all = spec.init_containers.iter_mut().flatten().chain(&mut spec.containers);
+        all.for_each(|container| container.image = Some(image.into()));
+    }
+
+    /// Whether all that runs, but for init containers, is of the image that it is to be.
+    fn is_up_to_date(&self) -> bool {
+        let running = self.sandbox.iter().flat_map(|sandbox| &sandbox.containers);
+        let mut running = running.filter(|status| status.state.is_running() && &*status.id.name != "init-0");
+        running.all(|status| *status.labels[IMAGE_LABEL] == *image::of(&self.pod, &status.id.name))
     }
 
     fn running(&self, name: &str) -> usize {
@@ -201,6 +218,54 @@ fn a_pod_that_does_not_restart_is_over_once_its_container_cannot_be_started() {
     }
 }
 
+/// As Kubernetes' kubelet does, whatever the restart policy says of containers that end.
+#[test]
+fn a_container_whose_image_changes_is_replaced_at_once() {
+    for policy in ["Never", "OnFailure", "Always"] {
+        let mut world = World::new(pod(policy, &[Some("Always")], 1));
+        for (image, attempt) in [("web:1", 0), ("web:2", 1), ("web:3", 2)] {
+            world.change_image(image);
+            assert!(world.settle());
+            assert_eq!((world.running("main-0"), world.running("init-0")), (1, 1), "{policy}");
+            assert_eq!(world.view().latest("main-0").expect("it runs").id.attempt, attempt, "{policy}");
+            assert!(world.is_up_to_date());
+        }
+    }
+}
+
+#[test]
+fn a_container_that_has_done_its_work_is_not_started_again_for_another_image() {
+    let mut world = World::new(pod("Never", &[], 2));
+    assert!(world.settle());
+    world.exit("main-0", 0, 0);
+    world.change_image("web:2");
+    assert!(world.settle());
+    assert_eq!((world.running("main-0"), world.running("main-1")), (0, 1));
+}
+
+/// Whoever mends the image does not have to wait for what the broken one was worth.
+#[test]
+fn another_image_does_not_wait_for_the_backoff_of_the_one_before() {
+    let mut world = World::new(pod("Always", &[], 1));
+    world.broken = true;
+    assert!(world.settle());
+    assert_eq!((world.running("main-0"), world.plan().backing_off.len()), (0, 1));
+    world.broken = false;
+    world.change_image("web:2");
+    assert!(world.settle());
+    assert_eq!(world.running("main-0"), 1);
+
+    let mut world = World::new(pod("Always", &[], 1));
+    let (reason, message, retry_at) = ("ErrImagePull", String::new(), Timestamp::MAX);
+    let failure = Failure { reason, message, count: 1, retry_at, image: "".into() };
+    world.memory.failures.insert("main-0".into(), failure);
+    assert!(world.settle());
+    assert_eq!(world.running("main-0"), 0);
+    world.change_image("web:2");
+    assert!(world.settle());
+    assert_eq!(world.running("main-0"), 1);
+}
+
 proptest! {
     /// SEMANTICS 51, 52.
     #[test]
@@ -212,7 +277,9 @@ proptest! {
         let names = ["init-0", "init-1", "main-0", "main-1"];
         for (which, fails, seconds, broken) in crashes {
             world.broken = broken;
+            world.change_image(if seconds % 3 == 0 { "web:1" } else { "web:2" });
             prop_assert!(world.settle(), "converges");
+            prop_assert!(world.is_up_to_date());
             for name in names {
                 prop_assert!(world.running(name) <= 1);
             }

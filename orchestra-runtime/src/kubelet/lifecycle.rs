@@ -4,11 +4,11 @@ use std::{net::IpAddr, path::Path, time::Duration};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
-use orchestra_core::runtime::{ContainerId, ContainerSpec, Error, Resources, SandboxId, SandboxSpec, User};
+use orchestra_core::runtime::{ContainerId, ContainerSpec, Error, Labels, Resources, SandboxId, SandboxSpec, User};
 
 use super::{
     Shared,
-    decide::{BACKOFF_LABEL, Unstarted, Why, containers},
+    decide::{BACKOFF_LABEL, IMAGE_LABEL, Unstarted, Why, containers},
     dispatch::{NAME_LABEL, NAMESPACE_LABEL},
     env,
     events::{Severity, record},
@@ -104,7 +104,9 @@ pub(super) async fn start(
     };
     let spec = container_spec(shared, pod, container, id, place).await?;
     image::pull(shared, pod, container).await?;
-    let spec = ContainerSpec { labels: [(BACKOFF_LABEL.into(), backoff_seconds.to_string().into())].into(), ..spec };
+    let (backoff, image) = (backoff_seconds.to_string().into(), spec.image.clone());
+    let labels = Labels::from([(BACKOFF_LABEL.into(), backoff), (IMAGE_LABEL.into(), image)]);
+    let spec = ContainerSpec { labels, ..spec };
     match shared.runtime.start_container(id, &spec).await {
         Ok(()) => {}
         Err(error @ Error::Start { .. }) => {
@@ -209,6 +211,7 @@ async fn stop_one(shared: &Shared, pod: &Pod, id: &ContainerId, grace: Duration,
         Why::PodEnds => format!("Stopping container {}", id.name),
         Why::StartupProbe => format!("Container {} failed startup probe, will be restarted", id.name),
         Why::LivenessProbe => format!("Container {} failed liveness probe, will be restarted", id.name),
+        Why::Changed => format!("Container {} definition changed, will be restarted", id.name),
     };
     record(shared, pod, Some(&id.name), Severity::Normal, ("Killing", message)).await;
     let began = tokio::time::Instant::now();

@@ -1,6 +1,6 @@
 //! Tells the API what is seen of a pod; one that can't be told now is told later, and holds no pod up (SEMANTICS 55).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::{
@@ -18,7 +18,7 @@ use super::{
 #[derive(Default)]
 pub(super) struct Reporter {
     /// The pod as the API last answered: newer than what the watch shows, until that has caught up.
-    told: Option<Pod>,
+    told: Option<Arc<Pod>>,
     /// How many reports in a row have failed.
     failures: u32,
     /// Not before this moment.
@@ -27,9 +27,9 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// The pod as the API has it: as the watch shows it, or as the last report left it, whichever is newer.
-    pub(super) fn known(&self, watched: &Pod) -> Pod {
+    pub(super) fn known(&self, watched: &Arc<Pod>) -> Arc<Pod> {
         let told = self.told.as_ref().filter(|told| revision(told) >= revision(watched));
-        told.unwrap_or(watched).clone()
+        Arc::clone(told.unwrap_or(watched))
     }
 
     /// Tells the API, unless `pod` shows it already; returns how long to wait with the next try if it can't be told.
@@ -70,13 +70,13 @@ impl Reporter {
         let pods: Api<Pod> = Api::namespaced(shared.client.clone(), namespace);
         let patch = Patch::Merge(serde_json::json!({"metadata": {"uid": pod.metadata.uid}, "status": wanted}));
         let answer = timeout(API_PATIENCE, pods.patch_status(name, &PatchParams::default(), &patch)).await?;
-        self.told = Some(match answer {
+        self.told = Some(Arc::new(match answer {
             // Gone, or another by its name: the watch will say so.
             Err(kube::Error::Api(failure)) if matches!(failure.code, 404 | 409) => {
                 Pod { status: Some(status), ..pod.clone() }
             }
             other => other?,
-        });
+        }));
         Ok(())
     }
 }

@@ -120,7 +120,7 @@ fn container_status(view: &View<'_>, spec: &PodSpec, role: Role, container: &Con
         }
         Some((status, ContainerState::Exited { code, .. })) => {
             let again = !view.ending && restarts(spec, role, *code) && !is_over(view);
-            let waits = again && next_start(status).0 > view.now;
+            let waits = again && next_start(status, container).0 > view.now;
             let unstarted = view.memory.unstarted(&status.id);
             match (failure.filter(|_| again), unstarted.filter(|_| again)) {
                 (Some(failure), _) => state.waiting = Some(waiting(failure.reason, failure.message.clone())),
@@ -145,7 +145,7 @@ fn container_status(view: &View<'_>, spec: &PodSpec, role: Role, container: &Con
     let (started, ready) = readiness(view, role, container, last);
     ApiStatus {
         name: container.name.clone(),
-        image: container.image.clone().unwrap_or_default(),
+        image: last.map_or_else(|| container.image.clone().unwrap_or_default(), |last| last.image.to_string()),
         image_id: last.map(|status| status.image_id.to_string()).unwrap_or_default(),
         container_id: last.map(|status| container_id(status, runtime)),
         restart_count: last.map_or(0, |status| i32::try_from(status.id.attempt).unwrap_or(i32::MAX)),
@@ -330,6 +330,7 @@ mod tests {
             message: "Back-off pulling image".into(),
             count: 1,
             retry_at: Timestamp::UNIX_EPOCH,
+            image: "".into(),
         };
         let memory = Memory { failures: [("web".into(), failure)].into(), ..Memory::default() };
         let pod = pod(None);

@@ -24,6 +24,7 @@ use super::{
     admission::Rejection,
     decide::{Action, Failure, Memory, Plan, Probed, View, Why, containers, decide, failure_backoff_seconds, listed},
     events::{Severity, record},
+    image,
     lifecycle::{self, Refusal, Setback},
     probe::{Prober, VERDICTS_MAX, Verdict},
     report::Reporter,
@@ -176,7 +177,8 @@ enum Next {
 
 impl Worker {
     async fn step(&mut self, desired: &Desired, changes: &mut watch::Receiver<Desired>) -> Result<Next, Trouble> {
-        let pod = self.reporter.known(&desired.pod);
+        let desired = &Desired { pod: self.reporter.known(&desired.pod), gone: desired.gone };
+        let pod: &Pod = &desired.pod;
         let ending = desired.ending();
         if ending {
             self.ending_since.get_or_insert_with(Instant::now);
@@ -188,25 +190,25 @@ impl Worker {
         let facts = NodeFacts { runtime: &runtime, address: &node };
         if !self.judged {
             self.judged = true;
-            self.recall(&pod, sandbox.as_ref(), facts);
+            self.recall(pod, sandbox.as_ref(), facts);
             if !ending
-                && let Err(rejection) = self.admit(&pod, sandbox.as_ref()).await.inspect_err(|_| self.judged = false)?
+                && let Err(rejection) = self.admit(pod, sandbox.as_ref()).await.inspect_err(|_| self.judged = false)?
             {
-                return Ok(self.turn_away(&pod, &rejection, facts).await);
+                return Ok(self.turn_away(pod, &rejection, facts).await);
             }
         }
-        self.listen(&pod, sandbox.as_ref()).await;
+        self.listen(pod, sandbox.as_ref()).await;
         if !ending {
-            self.refresh(&pod, sandbox.as_ref()).await;
+            self.refresh(pod, sandbox.as_ref()).await;
         }
-        self.prober.follow(&self.shared, &pod, sandbox.as_ref(), &self.memory, ending);
+        self.prober.follow(&self.shared, pod, sandbox.as_ref(), &self.memory, ending);
         let now = self.shared.clock.now();
-        let view = View { pod: &pod, ending, sandbox: sandbox.as_ref(), memory: &self.memory, now };
+        let view = View { pod, ending, sandbox: sandbox.as_ref(), memory: &self.memory, now };
         let plan = decide(&view);
         // Unready before its containers are asked to end (SEMANTICS 52), and reported before it is removed.
         let status = pod_status(&view, facts);
         self.count(&status);
-        let untold = if desired.gone { None } else { self.reporter.tell(&self.shared, &pod, status).await };
+        let untold = if desired.gone { None } else { self.reporter.tell(&self.shared, pod, status).await };
         if plan.ended {
             if untold.is_some() {
                 return Ok(Next::Sleep(untold));
@@ -215,7 +217,7 @@ impl Worker {
             return Ok(Next::Done);
         }
         let Plan { actions, backing_off, wake_at, .. } = plan;
-        self.tell_of_backoff(&pod, &backing_off).await;
+        self.tell_of_backoff(pod, &backing_off).await;
         if actions.is_empty() {
             let wait = wake_at.map(|at| Duration::try_from(now.duration_until(at)).unwrap_or_default());
             return Ok(Next::Sleep(wait.into_iter().chain(untold).min()));
@@ -445,12 +447,14 @@ impl Worker {
             self.memory.failures.remove(name);
             return;
         };
-        let count = self.memory.failures.get(name).map_or(0, |failure| failure.count) + 1;
+        let image: Box<str> = image::of(pod, name).into();
+        let before = self.memory.failures.get(name).filter(|failure| *failure.image == *image);
+        let count = before.map_or(0, |failure| failure.count) + 1;
         let wait = Duration::from_secs(failure_backoff_seconds(count));
         let retry_at = self.shared.clock.now().saturating_add(wait).unwrap_or(Timestamp::MAX);
         let (reason, message) = later.filter(|_| count > 1).unwrap_or((reason, message));
         lifecycle::complain(&self.shared, pod, name, (reason, &message)).await;
-        self.memory.failures.insert(name.into(), Failure { reason, message, count, retry_at });
+        self.memory.failures.insert(name.into(), Failure { reason, message, count, retry_at, image });
     }
 
     fn dir(&self) -> PathBuf {
@@ -477,7 +481,7 @@ async fn end_moved(changes: &mut watch::Receiver<Desired>, known: &Desired) {
 fn probe_grace(pod: &Pod, name: &str, why: Why) -> Option<Duration> {
     let (_, container) = pod.spec.iter().flat_map(containers).find(|(_, container)| container.name == name)?;
     let probe = match why {
-        Why::PodEnds => return None,
+        Why::PodEnds | Why::Changed => return None,
         Why::StartupProbe => container.startup_probe.as_ref()?,
         Why::LivenessProbe => container.liveness_probe.as_ref()?,
     };

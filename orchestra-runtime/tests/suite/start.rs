@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::cluster::{Cluster, events, has_event, phase, restarts, terminated, told, waiting_reason, web};
+use crate::cluster::{Cluster, events, has_event, is_ready, phase, restarts, terminated, told, waiting_reason, web};
 
 fn status(pod: &Pod) -> ContainerStatus {
     let statuses = pod.status.as_ref().and_then(|status| status.container_statuses.clone()).unwrap_or_default();
@@ -85,4 +86,41 @@ async fn another_kubelet_does_not_tell_again_of_a_backoff_under_way() {
     cluster.restart_kubelet();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!((counted(&cluster).await, before), (3, 3), "one for each wait");
+}
+
+async fn change_image(cluster: &Cluster, image: &str) {
+    let patch = json!({"spec": {"containers": [{"name": "web", "image": image}]}});
+    cluster.pods().patch("web", &PatchParams::default(), &Patch::Strategic(patch)).await.expect("patched");
+}
+
+/// As `kubectl set image pod/web web=host:2` has it: the container is replaced, whatever the restart policy.
+#[tokio::test(start_paused = true)]
+async fn a_container_of_a_running_pod_gets_another_image() {
+    for policy in ["Always", "Never"] {
+        let cluster = Cluster::start().await;
+        let mut spec = web("sleep infinity");
+        spec["restartPolicy"] = policy.into();
+        cluster.create("web", spec).await;
+        let pod = cluster.until("web", is_ready).await;
+        assert_eq!(status(&pod).image, "host");
+        change_image(&cluster, "host:2").await;
+        let pod = cluster.until("web", |pod| restarts(pod) == 1 && is_ready(pod)).await;
+        assert_eq!(status(&pod).image, "host:2");
+        let killing = "Normal Killing Container web definition changed, will be restarted".to_owned();
+        assert!(told(&cluster, "web").await.contains(&killing));
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(restarts(&cluster.until("web", is_ready).await), 1, "once is enough");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mended_image_is_pulled_at_once() {
+    let cluster = Cluster::start().await;
+    cluster.create("web", json!({"containers": [{"name": "web", "image": "missing/web"}]})).await;
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    cluster.until("web", |pod| waiting_reason(pod) == Some("ImagePullBackOff")).await;
+    change_image(&cluster, "web:2").await;
+    let began = tokio::time::Instant::now();
+    cluster.until("web", is_ready).await;
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
