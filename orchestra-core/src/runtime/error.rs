@@ -34,6 +34,12 @@ pub enum Error {
         #[source]
         source: BoxError,
     },
+    /// The container may not run as root, and would, or nobody can tell: don't retry.
+    #[error("the container may not run as root, and would run as {user:?}")]
+    AsRoot {
+        /// Whom it would run as: the number of root, or the name that its image has, empty if it has none.
+        user: Box<str>,
+    },
     /// The spec can't be had here: don't retry.
     #[error("invalid spec: {0}")]
     Invalid(Box<str>),

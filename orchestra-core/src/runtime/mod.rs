@@ -86,7 +86,7 @@ pub trait ContainerRuntime: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`Error::NoSandbox`]; [`Error::Image`] if the image is absent; [`Error::Start`] if its program can't be run;
-    /// [`Error::Invalid`] if this runtime can't do what `spec` asks.
+    /// [`Error::AsRoot`] if it may not run as root and would; [`Error::Invalid`] if this runtime can't do what `spec` asks.
     async fn start_container(&self, id: &ContainerId, spec: &ContainerSpec) -> Result<()>;
 
     /// Asks a container to end, and kills it after `grace`; returns once it has exited. An absent one is a success.

@@ -89,6 +89,8 @@ pub struct ContainerSpec {
     pub resources: Resources,
     /// Whom it runs as; absent for the image's own.
     pub user: Option<User>,
+    /// Whether it may not run as root: one that would, or of which nobody can tell, is refused.
+    pub non_root: bool,
     /// Whether it gets a terminal.
     pub tty: bool,
     /// Comes back in `list`.

@@ -12,7 +12,7 @@ use orchestra_core::{
     clock::Timestamp,
     runtime::{
         ContainerId, ContainerSpec, ContainerState, ContainerStatus, ExitReason, Labels, SandboxId, SandboxSpec,
-        SandboxStatus,
+        SandboxStatus, User,
     },
 };
 
@@ -127,6 +127,17 @@ pub(super) fn made(inspected: &ContainerInspectResponse) -> Option<Made> {
     Some(Made::Container(ContainerStatus { id, labels: own, image, image_id, state: state(inspected)? }))
 }
 
+/// Whom a container would run as, asked for or by its image, if that is root or nobody can tell: names of users are looked
+/// up in files of the image.
+pub(super) fn as_root(asked: Option<User>, image_user: &str) -> Option<Box<str>> {
+    let user = match asked {
+        Some(user) => user.uid.to_string(),
+        None => image_user.split(':').next().unwrap_or_default().into(),
+    };
+    let is_another = user.parse::<u32>().is_ok_and(|uid| uid != 0);
+    (!is_another).then(|| user.into())
+}
+
 /// What a container does.
 pub(super) fn state(inspected: &ContainerInspectResponse) -> Option<ContainerState> {
     let state = inspected.state.as_ref()?;
@@ -157,4 +168,26 @@ fn nano_cpus(millis: u64) -> i64 {
 
 fn encode(labels: &Labels) -> String {
     serde_json::to_string(labels).expect("a map of text is JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use orchestra_core::runtime::User;
+
+    use super::as_root;
+
+    #[test]
+    fn only_a_number_other_than_that_of_root_is_known_not_to_be_root() {
+        let user = |uid| Some(User { uid, gid: None });
+        for (asked, image, root) in [
+            (None, "", Some("")),
+            (None, "0:5", Some("0")),
+            (None, "www", Some("www")),
+            (None, "1000:0", None),
+            (user(0), "1000", Some("0")),
+            (user(1_000), "", None),
+        ] {
+            assert_eq!(as_root(asked, image).as_deref(), root, "{asked:?} {image:?}");
+        }
+    }
 }

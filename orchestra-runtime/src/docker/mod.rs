@@ -34,7 +34,8 @@ use orchestra_core::runtime::{
 
 use self::{
     convert::{
-        Made, NODE_LABEL, SANDBOX_LABEL, container_body, container_name, made, sandbox_body, sandbox_name, state,
+        Made, NODE_LABEL, SANDBOX_LABEL, as_root, container_body, container_name, made, sandbox_body, sandbox_name,
+        state,
     },
     pause::PAUSE_IMAGE,
 };
@@ -125,6 +126,11 @@ impl DockerRuntime {
         if self.inspect(&sandbox_name(&self.node, &id.sandbox)).await?.is_none() {
             return Err(Error::NoSandbox(id.sandbox.clone()));
         }
+        if spec.non_root
+            && let Some(user) = as_root(spec.user, &self.image_user(&spec.image).await?)
+        {
+            return Err(Error::AsRoot { user });
+        }
         let options = CreateContainerOptionsBuilder::default().name(&name).build();
         match self.engine.create_container(Some(options), container_body(&self.node, &id, &spec)).await {
             Ok(_) => self.run(&name, &spec).await,
@@ -134,6 +140,12 @@ impl DockerRuntime {
                 _ => Error::unavailable(error),
             }),
         }
+    }
+
+    /// Whom an image runs as, as it says: empty for root.
+    async fn image_user(&self, image: &str) -> Result<String> {
+        let image = absent(self.engine.inspect_image(image).await)?;
+        Ok(image.and_then(|image| image.config?.user).unwrap_or_default())
     }
 
     async fn resume(&self, name: &str) -> Result<(), EngineError> {

@@ -4,7 +4,7 @@ use std::{net::IpAddr, path::Path, time::Duration};
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
-use orchestra_core::runtime::{ContainerId, ContainerSpec, Error, Labels, Resources, SandboxId, SandboxSpec, User};
+use orchestra_core::runtime::{ContainerId, ContainerSpec, Error, Labels, Resources, SandboxId, SandboxSpec};
 
 use super::{
     Shared,
@@ -12,7 +12,7 @@ use super::{
     dispatch::{NAME_LABEL, NAMESPACE_LABEL},
     env,
     events::{Severity, record},
-    image, probe,
+    image, probe, security,
     sources::KeptSources,
     status::full_name,
     terminal, volume,
@@ -115,6 +115,10 @@ pub(super) async fn start(
             record(shared, pod, Some(&container.name), Severity::Warning, failed).await;
             return Err(Setback::Unstarted(Unstarted::new(id.clone(), spec.labels, &spec.image, now, message)));
         }
+        Err(Error::AsRoot { user }) => {
+            let message = security::as_root(pod, container, &user);
+            return Err(Refusal::new("CreateContainerConfigError", message).into());
+        }
         Err(error) => return Err(Refusal::new("CreateContainerError", chain(&error)).into()),
     }
     for (reason, message) in [
@@ -123,11 +127,22 @@ pub(super) async fn start(
     ] {
         record(shared, pod, Some(&container.name), Severity::Normal, (reason, message)).await;
     }
-    if spec.resources != Resources::default() && !shared.runtime.capabilities().limits {
-        let message = format!("limits of container {} are not enforced by the container runtime", container.name);
-        record(shared, pod, Some(&container.name), Severity::Warning, ("LimitsNotEnforced", message)).await;
-    }
+    tell_of_unenforced(shared, pod, container, &spec).await;
     Ok(post_start(shared, pod, container, id).await?)
+}
+
+/// Tells people what a container asks for and runs without.
+async fn tell_of_unenforced(shared: &Shared, pod: &Pod, container: &Container, spec: &ContainerSpec) {
+    let name = container.name.as_str();
+    if spec.resources != Resources::default() && !shared.runtime.capabilities().limits {
+        let message = format!("limits of container {name} are not enforced by the container runtime");
+        record(shared, pod, Some(name), Severity::Warning, ("LimitsNotEnforced", message)).await;
+    }
+    let fields = security::unenforced(pod, container);
+    if !fields.is_empty() {
+        let message = format!("securityContext of container {name} is not enforced in: {}", fields.join(", "));
+        record(shared, pod, Some(name), Severity::Warning, ("SecurityNotEnforced", message)).await;
+    }
 }
 
 /// Runs what a container asks for after its start; if that fails, the container is ended.
@@ -177,7 +192,8 @@ async fn container_spec(
         working_dir: container.working_dir.as_deref().map(Into::into),
         mounts,
         resources: limits(container),
-        user: user(pod, container),
+        user: security::user(pod, container),
+        non_root: security::is_non_root(pod, container),
         tty: container.tty.unwrap_or(false),
         ..ContainerSpec::default()
     })
@@ -286,14 +302,6 @@ fn limits(container: &Container) -> Resources {
     let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
     let limit = |name: &str| limits.and_then(|limits| limits.get(name)).and_then(env::thousandths);
     Resources { cpu_millis: limit("cpu"), memory_bytes: limit("memory").map(|thousandths| thousandths / 1_000) }
-}
-
-fn user(pod: &Pod, container: &Container) -> Option<User> {
-    let pod = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref());
-    let own = container.security_context.as_ref();
-    let uid = own.and_then(|own| own.run_as_user).or(pod.and_then(|pod| pod.run_as_user))?;
-    let gid = own.and_then(|own| own.run_as_group).or(pod.and_then(|pod| pod.run_as_group));
-    Some(User { uid: u32::try_from(uid).ok()?, gid: gid.and_then(|gid| u32::try_from(gid).ok()) })
 }
 
 /// An error with its causes.

@@ -4,6 +4,10 @@
 //! (`status.rs`); one task for each pod acts on them (`worker.rs`). A task sleeps until its pod, its sandbox or a probe
 //! changes, or until the one moment its plan names. All that counts is in the API and in the runtime, so a kubelet can
 //! be killed at any instant: the next one takes on what runs (SEMANTICS 51).
+//!
+//! Of a pod's security contexts it keeps whom containers run as: one with `runAsNonRoot` that would run as root, or as
+//! somebody whom nobody can tell from root, is refused. All other fields that ask for something (`privileged`, capabilities,
+//! `readOnlyRootFilesystem`, profiles, groups) are not handed to the runtime; the event `SecurityNotEnforced` names them.
 
 use std::{
     collections::BTreeMap,
@@ -46,6 +50,7 @@ mod metrics;
 mod node;
 mod probe;
 mod report;
+mod security;
 mod server;
 mod sources;
 mod status;

@@ -132,6 +132,9 @@ fn refuse(spec: &ContainerSpec) -> Result<()> {
     if spec.tty {
         return Err(Error::Invalid("a process container can't have a terminal".into()));
     }
+    if spec.non_root && spec.user.map_or(own, |user| user.uid) == 0 {
+        return Err(Error::AsRoot { user: "0".into() });
+    }
     match spec.user {
         Some(user) if user.uid != own => {
             Err(Error::Invalid(format!("a process container runs as uid {own}, not {}", user.uid).into()))

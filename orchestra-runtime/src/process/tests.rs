@@ -141,6 +141,10 @@ async fn what_a_process_cannot_have_is_refused_or_told() {
     for spec in [ContainerSpec { user: Some(other), ..script("true") }, ContainerSpec { tty: true, ..script("true") }] {
         assert!(matches!(node.start_container(&id, &spec).await, Err(Error::Invalid(_))));
     }
+    let non_root = ContainerSpec { non_root: true, ..script("true") };
+    let outcome = node.start_container(&id, &non_root).await;
+    assert_eq!(matches!(outcome, Err(Error::AsRoot { .. })), rustix::process::geteuid().is_root(), "{outcome:?}");
+    let id = ContainerId { attempt: 1, ..id };
     assert!(!node.capabilities().limits);
     let limits = Resources { cpu_millis: Some(10), memory_bytes: None };
     node.start_container(&id, &ContainerSpec { resources: limits, ..script("true") }).await.unwrap();

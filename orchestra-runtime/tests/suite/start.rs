@@ -124,3 +124,24 @@ async fn a_mended_image_is_pulled_at_once() {
     cluster.until("web", is_ready).await;
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
 }
+
+/// Nothing is silently ignored: a container that may not run as root does not, and what it asks for in vain is named.
+#[tokio::test(start_paused = true)]
+async fn what_a_security_context_asks_for_is_kept_refused_or_told() {
+    let cluster = Cluster::start().await;
+    let mut spec = web("sleep infinity");
+    spec["securityContext"] = json!({"runAsNonRoot": true});
+    spec["containers"][0]["securityContext"] = json!({"runAsUser": 0});
+    cluster.create("root", spec.clone()).await;
+    let pod = cluster.until("root", |pod| waiting_reason(pod) == Some("CreateContainerConfigError")).await;
+    let message = status(&pod).state.and_then(|state| state.waiting?.message).expect("it says why");
+    assert!(message.starts_with("container's runAsUser breaks non-root policy (pod: \"root_default("), "{message}");
+    spec["containers"][0]["securityContext"] =
+        json!({"runAsUser": 1_000, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}});
+    cluster.create("web", spec).await;
+    cluster.until("web", is_ready).await;
+    let told = told(&cluster, "web").await;
+    let expected = "Warning SecurityNotEnforced securityContext of container web is not enforced in: \
+                    readOnlyRootFilesystem, capabilities.drop";
+    assert!(told.iter().any(|line| line == expected), "{told:#?}");
+}
