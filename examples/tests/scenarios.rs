@@ -2,6 +2,8 @@
 
 mod scenarios {
     mod crash;
+    #[cfg(feature = "etcd")]
+    mod etcd;
     mod examples;
     mod kubectl;
     mod life;

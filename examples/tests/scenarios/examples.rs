@@ -30,6 +30,12 @@ fn an_operator_is_tested_without_a_socket() {
     ends_with("test_your_operator", "the operator made its config map");
 }
 
+#[cfg(feature = "etcd")]
+#[test]
+fn two_servers_on_an_etcd_lose_nothing_when_one_of_each_is_killed() {
+    ends_with("etcd", "nothing was lost");
+}
+
 /// The programs that serve until they are stopped, as five processes over HTTPS.
 #[test]
 fn a_cluster_of_separate_processes_rolls_out_a_manifest() {

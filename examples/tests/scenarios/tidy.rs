@@ -155,8 +155,11 @@ fn the_readme_names_every_example_and_each_head_gives_its_command() {
         }
         let text = read(path);
         let head = text.lines().take_while(|line| line.starts_with("//!"));
-        let command = format!("//!     cargo run --example {name}");
-        if !head.map(|line| line.split(" -- ").next().unwrap_or(line)).any(|line| line == command) {
+        let is_command = |line: &str| {
+            // What it shows may be behind a feature.
+            line.strip_prefix("//!     cargo run ").is_some_and(|rest| rest.ends_with(&format!("--example {name}")))
+        };
+        if !head.map(|line| line.split(" -- ").next().unwrap_or(line)).any(is_command) {
             faults.push(format!("the head of {name} gives no command"));
         }
     }
