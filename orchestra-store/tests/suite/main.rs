@@ -5,5 +5,6 @@ mod damage;
 mod etcd;
 mod fan_out;
 mod kill;
+mod model;
 mod mutants;
 mod reopen;

@@ -3,23 +3,24 @@
 use std::{cell::Cell, collections::BTreeMap, future::Future, sync::Arc};
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use proptest::{
     prelude::*,
     test_runner::{Config, TestCaseError, TestRunner},
 };
 
 use super::{
-    super::{Batch, Change, Check, Error, Key, Op, Prefix, Revision, Store, Txn},
+    super::{Batch, Change, Check, Entry, Error, Key, Op, Prefix, Revision, Store, Txn, Watch},
     Subject, steps,
 };
 
-/// How many sequences are tried.
+/// How many sequences the suite tries.
 const SEQUENCES: u32 = 48;
-/// How many transactions a sequence has at most.
-const TRANSACTIONS_MAX: usize = 24;
+/// How many steps a sequence has at most.
+const STEPS_MAX: usize = 16;
 
-/// Tries random sequences of transactions on one store that `open` makes, each under a prefix of its own, and compares
-/// every answer, the listing and the whole watch with the model's.
+/// Tries random sequences of commits, reads, watches and compactions on one store that `open` makes, and compares every
+/// answer, the listing and all that the watches tell with the model's.
 ///
 /// # Panics
 ///
@@ -29,13 +30,27 @@ where
     T: Into<Subject>,
     F: Future<Output = T>,
 {
+    check_sequences(open, SEQUENCES);
+}
+
+/// The same with a number of sequences: stores that all pass give the same answers to the same questions.
+///
+/// # Panics
+///
+/// As [`check`].
+pub fn check_sequences<T, F>(open: impl FnOnce() -> F, sequences: u32)
+where
+    T: Into<Subject>,
+    F: Future<Output = T>,
+{
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let subject: Subject = runtime.block_on(open()).into();
-    let mut runner = TestRunner::new(Config { cases: SEQUENCES, failure_persistence: None, ..Config::default() });
+    let mut runner = TestRunner::new(Config { cases: sequences, failure_persistence: None, ..Config::default() });
     let sequence = Cell::new(0);
-    let result = runner.run(&prop::collection::vec(step(), 1..TRANSACTIONS_MAX), |steps| {
+    let result = runner.run(&prop::collection::vec(step(), 1..STEPS_MAX), |steps| {
         sequence.set(sequence.get() + 1);
-        runtime.block_on(try_sequence(&subject.store, &format!("sequence-{}", sequence.get()), &steps))
+        let folder = format!("sequence-{}", sequence.get());
+        runtime.block_on(Trial::start(&subject.store, folder).run(&steps))
     });
     runtime.block_on(async { drop(subject) });
     if let Err(failure) = result {
@@ -43,8 +58,17 @@ where
     }
 }
 
-/// One transaction: for each key what is checked, and what is written.
-type Step = Vec<(usize, Seen, Write)>;
+/// What is asked of the store.
+#[derive(Clone, Debug)]
+enum Step {
+    Commit(Vec<(usize, Seen, Write)>),
+    Get(usize),
+    List,
+    /// Follows from so many commits ago.
+    Watch(u64),
+    /// Forgets what is older than so many commits.
+    Compact(u64),
+}
 
 /// What a check expects of a key, relative to the model: how long ago the value seen was written.
 #[derive(Clone, Copy, Debug)]
@@ -63,11 +87,19 @@ enum Write {
 
 /// Few keys, so that transactions meet.
 const NAMES: [&str; 4] = ["a", "a-b", "b", "c"];
+/// The key of the last commit, at which every watch has to arrive.
+const LAST: &str = "last";
 
 fn step() -> impl Strategy<Value = Step> {
     let seen = prop_oneof![2 => Just(Seen::Absent), 5 => Just(Seen::Now), 1 => Just(Seen::Stale)];
     let write = prop_oneof![1 => Just(Write::Nothing), 4 => any::<u8>().prop_map(Write::Put), 2 => Just(Write::Delete)];
-    prop::collection::vec((0..NAMES.len(), seen, write), 0..4)
+    prop_oneof![
+        16 => prop::collection::vec((0..NAMES.len(), seen, write), 0..4).prop_map(Step::Commit),
+        2 => (0..NAMES.len()).prop_map(Step::Get),
+        1 => Just(Step::List),
+        1 => (0_u64..9).prop_map(Step::Watch),
+        1 => (0_u64..9).prop_map(Step::Compact),
+    ]
 }
 
 /// A commit and what it left at each key that it changed.
@@ -79,6 +111,8 @@ struct Model {
     live: BTreeMap<Key, (u8, Revision, Revision)>,
     last_deleted: BTreeMap<Key, Revision>,
     batches: Vec<PlainBatch>,
+    /// The last compaction.
+    floor: Revision,
 }
 
 impl Model {
@@ -86,10 +120,10 @@ impl Model {
         self.live.get(key).map(|(_, _, modified)| *modified)
     }
 
-    /// The transaction that `step` stands for; a key named twice counts once.
-    fn txn(&self, folder: &str, step: &Step) -> Txn {
+    /// The transaction that `writes` stand for; a key named twice counts once.
+    fn txn(&self, folder: &str, writes: &[(usize, Seen, Write)]) -> Txn {
         let mut txn = Txn::default();
-        for (index, seen, write) in step {
+        for (index, seen, write) in writes {
             let key = Key::new([folder, NAMES[*index]]).expect("a valid key");
             if txn.checks.iter().any(|check| *check.key() == key) {
                 continue;
@@ -150,35 +184,111 @@ impl Model {
     }
 }
 
-async fn try_sequence(store: &Arc<dyn Store>, folder: &str, steps: &[Step]) -> Result<(), TestCaseError> {
-    let prefix = Prefix::new([folder]).expect("a valid prefix");
-    let start = steps::revision(store).await;
-    let mut model = Model::default();
-    let mut current = start;
-    for step in steps {
-        let txn = model.txn(folder, step);
-        let conflict = model.conflict(&txn);
-        match (store.commit(txn.clone()).await, conflict) {
+/// One sequence under a prefix of its own, in a store that nobody else writes to.
+struct Trial<'a> {
+    store: &'a Arc<dyn Store>,
+    folder: String,
+    model: Model,
+    current: Revision,
+    /// Each watch with the revision it began after.
+    watches: Vec<(Revision, Watch)>,
+}
+
+impl<'a> Trial<'a> {
+    fn start(store: &'a Arc<dyn Store>, folder: String) -> Self {
+        Self { store, folder, model: Model::default(), current: Revision(0), watches: Vec::new() }
+    }
+
+    async fn run(mut self, steps: &[Step]) -> Result<(), TestCaseError> {
+        self.current = steps::revision(self.store).await;
+        // Sequences before this one may have compacted all that they wrote.
+        self.model.floor = self.current;
+        self.watch(self.current).await;
+        for step in steps {
+            match step {
+                Step::Commit(writes) => self.commit(self.model.txn(&self.folder, writes)).await?,
+                Step::Get(index) => self.get(NAMES[*index]).await?,
+                Step::List => self.list().await?,
+                Step::Watch(ago) => self.watch(Revision(self.current.0.saturating_sub(*ago))).await,
+                Step::Compact(ago) => {
+                    let floor = Revision(self.current.0.saturating_sub(*ago));
+                    self.store.compact(floor).await.expect("the store compacts");
+                    self.model.floor = self.model.floor.max(floor);
+                }
+            }
+        }
+        self.list().await?;
+        self.commit(Txn::create(self.key(LAST), Bytes::from_static(b"!"))).await?;
+        let Self { model, watches, .. } = self;
+        for (after, watch) in watches {
+            arrives(watch, after, &model).await?;
+        }
+        Ok(())
+    }
+
+    fn key(&self, name: &str) -> Key {
+        Key::new([&self.folder, name]).expect("a valid key")
+    }
+
+    fn prefix(&self) -> Prefix {
+        Prefix::new([&*self.folder]).expect("a valid prefix")
+    }
+
+    async fn watch(&mut self, after: Revision) {
+        let watch = self.store.watch(&self.prefix(), after).await.expect("the store watches");
+        self.watches.push((after, watch));
+    }
+
+    async fn commit(&mut self, txn: Txn) -> Result<(), TestCaseError> {
+        let conflict = self.model.conflict(&txn);
+        match (self.store.commit(txn.clone()).await, conflict) {
             (Ok(revision), None) => {
-                let next = Revision(current.0 + 1);
-                current = if model.apply(&txn, next) { next } else { current };
-                prop_assert_eq!(revision, current);
+                let next = Revision(self.current.0 + 1);
+                self.current = if self.model.apply(&txn, next) { next } else { self.current };
+                prop_assert_eq!(revision, self.current);
             }
             (Err(Error::Conflict { key, actual }), Some(expected)) => prop_assert_eq!((key, actual), expected),
             (result, expected) => prop_assert!(false, "expected conflict {expected:?}, got {result:?}"),
         }
+        Ok(())
     }
-    let listing = store.list(&prefix).await.expect("the store lists");
-    prop_assert_eq!(listing.revision, current);
-    let listed: BTreeMap<Key, _> =
-        listing.entries.into_iter().map(|entry| (entry.key, (entry.value[0], entry.created, entry.modified))).collect();
-    prop_assert_eq!(&listed, &model.live);
-    let mut watch = store.watch(&prefix, start).await.expect("the store watches");
-    for expected in model.batches {
-        let batch = steps::next(&mut watch).await;
-        prop_assert_eq!(plain(&batch), expected);
+
+    async fn get(&self, name: &str) -> Result<(), TestCaseError> {
+        let key = self.key(name);
+        let entry = self.store.get(&key).await.expect("the store reads");
+        prop_assert_eq!(entry.as_ref().map(plain_entry), self.model.live.get(&key).copied());
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<(), TestCaseError> {
+        let listing = self.store.list(&self.prefix()).await.expect("the store lists");
+        prop_assert_eq!(listing.revision, self.current);
+        let listed: BTreeMap<Key, _> =
+            listing.entries.iter().map(|entry| (entry.key.clone(), plain_entry(entry))).collect();
+        prop_assert_eq!(&listed, &self.model.live);
+        Ok(())
+    }
+}
+
+/// Expects a watch to tell all that came after `after`, or, if that was compacted, that it can't.
+async fn arrives(mut watch: Watch, after: Revision, model: &Model) -> Result<(), TestCaseError> {
+    for expected in model.batches.iter().filter(|(revision, _)| *revision > after) {
+        let batch = loop {
+            match watch.next().await.expect("a watch does not end") {
+                Ok(batch) if batch.changes.is_empty() => {}
+                Ok(batch) => break batch,
+                Err(Error::Compacted { .. }) if after < model.floor => return Ok(()),
+                Err(error) => return Err(TestCaseError::fail(format!("watching after {after}: {error}"))),
+            }
+        };
+        prop_assert_eq!(&plain(&batch), expected);
     }
     Ok(())
+}
+
+/// A value with its revisions of creation and of its last write.
+fn plain_entry(entry: &Entry) -> (u8, Revision, Revision) {
+    (entry.value[0], entry.created, entry.modified)
 }
 
 fn plain(batch: &Batch) -> PlainBatch {

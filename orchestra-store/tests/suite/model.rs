@@ -1,0 +1,41 @@
+//! The same random sequences on every store, beside one plain model: those that agree with it agree with one another.
+
+use std::env;
+
+use orchestra_core::store::conformance::model::check_sequences;
+use orchestra_store::{DurableStore, MemoryStore};
+#[cfg(feature = "etcd")]
+use orchestra_store::{EtcdStore, etcd::testing::Etcd};
+
+/// How many sequences there are; CONTRIBUTING.md has the command for a campaign.
+const SEQUENCES_VARIABLE: &str = "ORCHESTRA_MODEL_SEQUENCES";
+const SEQUENCES: u32 = 2_000;
+
+fn sequences() -> u32 {
+    env::var(SEQUENCES_VARIABLE).map_or(SEQUENCES, |text| text.parse().expect("a number of sequences"))
+}
+
+#[test]
+fn a_memory_store_answers_as_the_model() {
+    check_sequences(|| async { MemoryStore::new() }, sequences());
+}
+
+#[test]
+fn a_durable_store_answers_as_the_model() {
+    let open = || async {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        (DurableStore::open(directory.path()).expect("a store opens"), directory)
+    };
+    check_sequences(open, sequences());
+}
+
+#[cfg(feature = "etcd")]
+#[test]
+fn etcd_answers_as_the_model() {
+    let open = || async {
+        let etcd = Etcd::start().await;
+        let store = EtcdStore::connect(etcd.options()).await.expect("etcd answers");
+        (store, etcd)
+    };
+    check_sequences(open, sequences());
+}
