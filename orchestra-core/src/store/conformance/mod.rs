@@ -17,6 +17,8 @@ mod steps;
 
 use std::{any::Any, future::Future, sync::Arc, time::Duration};
 
+use futures::future::LocalBoxFuture;
+
 use super::Store;
 
 /// How long one case may take before it counts as hung.
@@ -59,16 +61,30 @@ where
     T: Into<Subject>,
     F: Future<Output = T>,
 {
+    let open = async { open().await.into() };
+    let case = |subject: Subject| -> LocalBoxFuture<'_, Subject> {
+        Box::pin(async move {
+            case(&subject.store).await;
+            subject
+        })
+    };
+    run_boxed(Box::pin(open), Box::new(case));
+}
+
+/// The part of [`run`] that needs no copy for each case: they are many.
+fn run_boxed<'a>(
+    open: LocalBoxFuture<'a, Subject>,
+    case: Box<dyn FnOnce(Subject) -> LocalBoxFuture<'a, Subject> + 'a>,
+) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .expect("the machine has threads to spare");
     runtime.block_on(async {
-        let subject: Subject = open().await.into();
+        let subject = open.await;
         let limit = Duration::from_secs(CASE_SECONDS_MAX);
-        tokio::time::timeout(limit, case(&subject.store)).await.expect("the case ends in time");
-        let Subject { store, guard } = subject;
+        let Subject { store, guard } = tokio::time::timeout(limit, case(subject)).await.expect("the case ends in time");
         drop(store);
         drop(guard);
     });
@@ -78,6 +94,9 @@ where
 ///
 /// The expression is a closure that returns a future of a store, or of a pair of a store and a guard that is dropped
 /// after it. Each test opens its own.
+///
+/// A wrapper that adds something to each value says how large the largest is with `, value_bytes_max: N` after the
+/// expression; for all others it is [`VALUE_BYTES_MAX`](crate::store::VALUE_BYTES_MAX).
 ///
 /// # Examples
 ///
@@ -89,6 +108,9 @@ where
 #[macro_export]
 macro_rules! store_conformance {
     ($open:expr) => {
+        $crate::store_conformance!($open, value_bytes_max: $crate::store::VALUE_BYTES_MAX);
+    };
+    ($open:expr, value_bytes_max: $value_bytes_max:expr) => {
         $crate::store_conformance!(@cases $open, order: [
             an_empty_store_has_a_revision,
             each_commit_takes_the_next_revision,
@@ -124,8 +146,8 @@ macro_rules! store_conformance {
             a_key_of_any_script_comes_back,
         ]);
         $crate::store_conformance!(@cases $open, limits: [
-            the_largest_value_is_stored,
-            too_large_a_value_is_refused,
+            the_largest_value_is_stored($value_bytes_max),
+            too_large_a_value_is_refused($value_bytes_max),
             too_many_operations_are_refused,
             a_key_written_twice_is_refused,
             a_write_without_a_check_is_refused,
@@ -182,24 +204,28 @@ macro_rules! store_conformance {
             cases.into_iter().sum::<usize>() + 1
         }
     };
-    (@cases $open:expr, $module:ident: [$($case:ident),* $(,)?]) => {
+    (@cases $open:expr, $module:ident: [$($case:ident $(($argument:expr))?),* $(,)?]) => {
         mod $module {
             #[allow(unused_imports, clippy::wildcard_imports, reason = "the expression may name anything around it")]
             use super::*;
             $(
                 #[test]
                 fn $case() {
-                    $crate::store::conformance::run($open, $crate::store::conformance::$module::$case);
+                    $crate::store_conformance!(@run $open, $module::$case $(, $argument)?);
                 }
             )*
 
             #[allow(dead_code, reason = "used by programs only")]
             pub(super) fn all() -> usize {
-                let cases: &[fn()] =
-                    &[$(|| $crate::store::conformance::run($open, $crate::store::conformance::$module::$case)),*];
+                let cases: &[fn()] = &[$(|| $crate::store_conformance!(@run $open, $module::$case $(, $argument)?)),*];
                 cases.iter().for_each(|case| case());
                 cases.len()
             }
         }
+    };
+    (@run $open:expr, $module:ident::$case:ident $(, $argument:expr)?) => {
+        $crate::store::conformance::run($open, async |store: &_| {
+            $crate::store::conformance::$module::$case(store $(, $argument)?).await;
+        })
     };
 }
