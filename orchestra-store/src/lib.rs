@@ -7,6 +7,9 @@
 //! | [`MemoryStore`] | in this process | tests, simulations, throw-away clusters |
 //! | [`DurableStore`] | in a directory of files, and in this process | clusters that survive a crash |
 //! | `EtcdStore`, behind the feature `etcd` | in etcd | clusters with several API servers |
+//!
+//! Over any of them, and over one another, go the wrappers of [`wrap`]: [`Prefixed`], [`Encrypted`], [`Counted`], [`Slow`]
+//! and [`Faulty`].
 
 mod state;
 mod view;
@@ -17,12 +20,15 @@ mod memory;
 #[cfg(feature = "etcd")]
 pub mod etcd;
 
+pub mod wrap;
+
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdOptions, EtcdStore};
 
 pub use durable::{DurableOptions, DurableStore, OpenError};
 pub use memory::MemoryStore;
 pub use state::HistoryLimits;
+pub use wrap::{Counted, Encrypted, Faulty, Prefixed, Slow};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -1,4 +1,4 @@
-//! The stores against what happens to files and processes.
+//! The stores against what happens to files and processes, and the wrappers over them.
 
 mod damage;
 #[cfg(feature = "etcd")]
@@ -8,3 +8,4 @@ mod kill;
 mod model;
 mod mutants;
 mod reopen;
+mod wrap;
