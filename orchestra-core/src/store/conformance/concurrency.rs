@@ -1,17 +1,22 @@
 //! Laws 1 to 4 with many at work at once (SEMANTICS 2, 4, 10).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures::{FutureExt as _, future::join_all};
 
 use super::{
     super::{Change, Entry, Error, Key, Revision, Txn},
+    history::{Log, Recorded, Workload},
     steps::{Subject, absent, commit, create, key, list, next, put, revision, unchanged, value, watch},
 };
 
 const TASKS: usize = 8;
 const ROUNDS: usize = 25;
+const HISTORIES: u64 = 10;
 
 /// Runs `work` in [`TASKS`] tasks at once and returns what each came to.
 async fn in_tasks<T, F>(store: &Subject, work: impl Fn(Subject, usize) -> F) -> Vec<T>
@@ -156,5 +161,17 @@ pub async fn a_dropped_commit_happens_whole_or_not_at_all(store: &Subject) {
         create(store, &format!("/fence/{round}"), "1").await;
         let count = list(store, &format!("/dropped/{round}")).await.entries.len();
         assert!(count == 0 || count == 2, "half of a commit");
+    }
+}
+
+/// Laws 1 to 5, whatever many callers ask at once.
+pub async fn generated_histories_are_as_the_laws_allow(store: &Subject) {
+    for seed in 0..HISTORIES {
+        let log = Log::start(store).await.expect("a listing");
+        let recorded: Subject = Arc::new(Recorded::new(store.clone(), log.clone()));
+        Workload::seeded(seed).run(&recorded).await;
+        if let Err(violation) = log.history().check() {
+            panic!("in the history of seed {seed}, {violation}");
+        }
     }
 }

@@ -7,6 +7,7 @@
 
 pub mod compaction;
 pub mod concurrency;
+pub mod history;
 pub mod limits;
 pub mod model;
 pub mod order;
@@ -190,6 +191,7 @@ macro_rules! store_conformance {
             no_listing_is_torn,
             a_watch_under_load_rebuilds_the_listing,
             a_dropped_commit_happens_whole_or_not_at_all,
+            generated_histories_are_as_the_laws_allow,
         ]);
         #[test]
         fn random_transactions_match_a_plain_model() {
