@@ -8,7 +8,8 @@
 //! | [`Slow`] | delays, as of a network |
 //! | [`Faulty`] | whatever the contract says that may go wrong |
 //!
-//! They nest in any order, and each keeps the laws of the store under it.
+//! They nest in any order, and each keeps the laws of the store under it. One more, which writes a history down for the
+//! checkers, is with them in the suite: `orchestra_core::store::conformance::history::Recorded`.
 //!
 //! # Examples
 //!

@@ -1,0 +1,186 @@
+//! Proof under concurrency: generated histories under faults break no law, and the checkers find it where one does.
+
+mod mutations;
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::join_all;
+use orchestra_core::{
+    rng::Entropy,
+    store::{
+        Store,
+        conformance::history::{
+            Call, History, Log, Outcome, Recorded, Violation, Workload, check_by_revision, check_linearizable,
+            check_watches,
+        },
+    },
+};
+use orchestra_store::{
+    DurableStore, Faulty, MemoryStore,
+    wrap::{Faults, Injected},
+};
+
+use self::mutations::{MUTATIONS, mutate};
+
+const HISTORIES: u64 = 1_000;
+/// How many histories a slow store is asked for at once, each on a store of its own.
+const LANES: u64 = 8;
+
+fn faults() -> Faults {
+    Faults { delay: 0.5, delay_max: Duration::from_millis(4), ..Faults::each(0.05) }
+}
+
+fn workload(seed: u64) -> Workload {
+    Workload { drops_percent: 5, ..Workload::seeded(seed) }
+}
+
+/// What came of histories, so that a test can tell that they were no easy ones.
+#[derive(Debug, Default)]
+struct Sum {
+    commits: usize,
+    conflicts: usize,
+    unknown: usize,
+    overlaps: usize,
+    batches: usize,
+    faults: [u64; 6],
+}
+
+impl Sum {
+    fn add(&mut self, history: &History, injected: Injected) {
+        for operation in &history.operations {
+            match &operation.call {
+                Call::Commit { outcome: Outcome::Committed(_), .. } => self.commits += 1,
+                Call::Commit { outcome: Outcome::Conflict { .. }, .. } => self.conflicts += 1,
+                Call::Commit { outcome: Outcome::Unknown, .. } => self.unknown += 1,
+                _ => {}
+            }
+        }
+        let calls = history.operations.windows(2);
+        self.overlaps += calls.filter(|two| two[0].returned.is_none_or(|returned| returned > two[1].invoked)).count();
+        self.batches += history.watches.iter().map(|watched| watched.told.len()).sum::<usize>();
+        let Injected { conflicts, unavailable_before, unavailable_after, delays, compactions, watch_cuts } = injected;
+        let counts = [conflicts, unavailable_before, unavailable_after, delays, compactions, watch_cuts];
+        self.faults.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+
+    /// Expects of each kind of trouble as much as `histories` can't do without.
+    fn assert_hard(&self, histories: u64) {
+        let least = histories as usize / 4;
+        let counts = [self.commits, self.conflicts, self.unknown, self.overlaps, self.batches];
+        assert!(counts.iter().all(|&count| count > least), "{self:?}");
+        assert!(self.faults.iter().all(|&count| count > histories / 20), "{self:?}");
+    }
+}
+
+/// One history of `store` under faults, whose rival writes are part of it.
+async fn record(store: &Arc<dyn Store>, workload: Workload) -> (History, Injected) {
+    let log = Log::start(&**store).await.expect("a listing");
+    let rival = Recorded::new(store.clone(), log.clone());
+    let faulty = Faulty::new(store.clone(), faults(), Entropy::seeded(workload.seed)).with_rival(rival);
+    let faulty = Arc::new(faulty);
+    let recorded: Arc<dyn Store> = Arc::new(Recorded::new(faulty.clone(), log.clone()));
+    workload.run(&recorded).await;
+    (log.history(), faulty.injected())
+}
+
+async fn try_histories(store: Arc<dyn Store>, workloads: impl Iterator<Item = Workload>) -> Sum {
+    let mut sum = Sum::default();
+    for workload in workloads {
+        let (history, injected) = record(&store, workload).await;
+        if let Err(violation) = history.check() {
+            panic!("with the seed {}, {violation}\n{history:#?}", workload.seed);
+        }
+        sum.add(&history, injected);
+    }
+    sum
+}
+
+/// Laws 1 to 5.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_histories_on_memory_break_no_law() {
+    let mut sum = Sum::default();
+    for seed in 0..HISTORIES {
+        let (history, injected) = record(&(Arc::new(MemoryStore::new()) as Arc<dyn Store>), workload(seed)).await;
+        if let Err(violation) = history.check() {
+            panic!("with the seed {seed}, {violation}\n{history:#?}");
+        }
+        sum.add(&history, injected);
+    }
+    sum.assert_hard(HISTORIES);
+}
+
+/// Laws 1 to 5, with whatever one history leaves behind under the next.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_histories_on_disk_break_no_law() {
+    let lanes = (0..LANES).map(async |lane| {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let store = Arc::new(DurableStore::open(directory.path()).expect("a store opens"));
+        let seeds = (lane * HISTORIES / LANES)..((lane + 1) * HISTORIES / LANES);
+        try_histories(store, seeds.map(workload)).await.assert_hard(HISTORIES / LANES);
+    });
+    join_all(lanes).await;
+}
+
+/// The same on a real etcd, where a commit that is dropped may come after the next history has begun.
+#[cfg(feature = "etcd")]
+mod on_etcd {
+    use std::sync::Arc;
+
+    use orchestra_core::store::conformance::history::Workload;
+    use orchestra_store::{EtcdStore, etcd::testing::Etcd};
+
+    use super::try_histories;
+
+    const HISTORIES: u64 = 100;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_hundred_histories_break_no_law() {
+        let etcd = Etcd::start().await;
+        let store = EtcdStore::connect(etcd.options()).await.expect("etcd answers");
+        try_histories(Arc::new(store), (0..HISTORIES).map(Workload::seeded)).await.assert_hard(HISTORIES);
+    }
+}
+
+/// SEMANTICS 60: a violation can be looked at again.
+#[tokio::test(start_paused = true)]
+async fn equal_seeds_make_equal_histories() {
+    let run = async || record(&(Arc::new(MemoryStore::new()) as Arc<dyn Store>), workload(7)).await.0;
+    let (one, other) = (run().await, run().await);
+    assert_eq!((one.operations, one.watches), (other.operations, other.watches));
+}
+
+/// A checker and its name.
+type Checker = (&'static str, fn(&History) -> Result<(), Violation>);
+
+const CHECKERS: [Checker; 3] =
+    [("by revision", check_by_revision), ("linearizable", check_linearizable), ("watches", check_watches)];
+
+/// How many histories are changed in each way.
+const MUTANTS_OF_A_KIND: usize = 10;
+
+/// The checkers on trial: what no store can have answered is refused, by those whose business it is.
+#[tokio::test(start_paused = true)]
+async fn every_history_that_can_not_have_been_is_rejected() {
+    let entropy = Entropy::seeded(1);
+    let mut mutants = 0;
+    for mutation in MUTATIONS {
+        let (name, mut of_kind) = (mutation.name, 0);
+        for seed in 0.. {
+            assert!(seed < HISTORIES, "no {name} in {HISTORIES} histories");
+            let (mut history, _) = record(&(Arc::new(MemoryStore::new()) as Arc<dyn Store>), workload(seed)).await;
+            if !mutate(&mut history, mutation, &entropy) {
+                continue;
+            }
+            for (checker, check) in CHECKERS.iter().filter(|(checker, _)| mutation.rejected_by.contains(checker)) {
+                let verdict = check(&history);
+                assert!(verdict.is_err(), "{name}, of the seed {seed}, is not rejected: {checker}\n{history:#?}");
+            }
+            of_kind += 1;
+            if of_kind == MUTANTS_OF_A_KIND {
+                break;
+            }
+        }
+        mutants += of_kind;
+    }
+    assert!(mutants >= 200, "{mutants}");
+}
