@@ -84,10 +84,10 @@ impl Relation for PodAffinityMatches {
 impl Surroundings {
     /// Whether a node is near a pod that each term selects, or there is none anywhere and the pod is the first of them.
     fn attracts(&self, node: &NodeView) -> bool {
-        let has_label = |key: &Box<str>| node.labels.contains_key(&**key);
-        let is_near = |key: &Box<str>| self.near.iter().any(|topology| topology.0 == *key && is_of(node, topology));
-        self.wanted.iter().all(has_label)
-            && (self.wanted.iter().all(is_near) || self.near.is_empty() && self.selects_itself)
+        let near = self.near.iter().filter(|topology| is_of(node, topology));
+        let near: BTreeSet<&str> = near.map(|(key, _)| &**key).collect();
+        self.wanted.iter().all(|key| node.labels.contains_key(&**key))
+            && (self.wanted.iter().all(|key| near.contains(&**key)) || self.near.is_empty() && self.selects_itself)
     }
 }
 

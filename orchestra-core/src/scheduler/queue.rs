@@ -98,7 +98,21 @@ mod tests {
     use proptest::prelude::*;
     use tokio::time::Instant;
 
-    use super::{BACKOFF_MAX, Queue};
+    use super::{BACKOFF_MAX, Queue, TOLD_AT_ONCE_MAX, TOLD_EVERY};
+
+    /// As client-go limits the events of an object.
+    #[tokio::test(start_paused = true)]
+    async fn what_fails_again_and_again_is_told_at_once_and_then_now_and_then() {
+        let (mut queue, mut now) = (Queue::default(), Instant::now());
+        let mut tells = |wait: Duration| {
+            now += wait;
+            queue.found_no_place("p", now)
+        };
+        assert!((0..TOLD_AT_ONCE_MAX).all(|_| tells(BACKOFF_MAX)));
+        let told = (0..90).filter(|_| tells(BACKOFF_MAX)).count();
+        assert_eq!(told, 3, "in a quarter of an hour");
+        assert!(tells(TOLD_EVERY) && !tells(BACKOFF_MAX));
+    }
 
     proptest! {
         /// SEMANTICS 49: whatever fails how often, once something changes each pod is due within the longest backoff.

@@ -160,6 +160,10 @@ impl SchedulingLoop {
 
     /// A pod that has got its place, or other labels there, may be what others have to be near of, or to be spread with.
     fn wake_those_who_look_around(&mut self) {
+        let (_, parked) = self.queue.counts();
+        if parked == 0 {
+            return;
+        }
         for pod in self.pods.list().iter().filter(|pod| !is_bound(pod) && looks_around(pod)) {
             self.queue.wake_one(&pod.uid().unwrap_or_default());
         }
