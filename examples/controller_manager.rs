@@ -23,8 +23,8 @@ async fn main() -> anyhow::Result<()> {
     println!("controllers for {}", client.apiserver_version().await?.git_version);
     let (clock, entropy) = (Arc::new(SystemClock), Entropy::from_os());
     let host = format!("controllers-{}", std::process::id());
-    let election = LeaderElection::new(client.clone(), "kube-controller-manager", &host, clock.clone(), entropy.fork());
-    let parts = Parts { root_ca, ..Parts::new(client, clock, entropy) };
+    let election = LeaderElection::new(client, "kube-controller-manager", &host, clock.clone(), entropy.fork());
+    let parts = Parts { root_ca, ..Parts::new(election.client(), clock, entropy) };
     tokio::select! {
         biased;
         interrupted = tokio::signal::ctrl_c() => interrupted?,

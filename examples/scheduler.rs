@@ -22,7 +22,8 @@ async fn main() -> anyhow::Result<()> {
     println!("scheduling for {}", client.apiserver_version().await?.git_version);
     let (clock, entropy) = (Arc::new(SystemClock), Entropy::from_os());
     let host = format!("scheduler-{}", std::process::id());
-    let election = LeaderElection::new(client.clone(), "kube-scheduler", &host, clock.clone(), entropy.fork());
+    let election = LeaderElection::new(client, "kube-scheduler", &host, clock.clone(), entropy.fork());
+    let client = election.client();
     let informers = Informers::new(client.clone());
     let pipeline = Box::new(Pipeline::kubernetes_default());
     let scheduling = SchedulingLoop::new(client, &informers, pipeline, clock, entropy);

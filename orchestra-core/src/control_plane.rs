@@ -101,7 +101,7 @@ impl Builder {
     }
 
     /// Lets controllers and scheduler act only while this process, on `host`, holds their leases: for several control
-    /// planes over one store. Otherwise nothing is elected, and no lease written.
+    /// planes over one store. What they write too late is refused. Otherwise nothing is elected, and no lease written.
     #[must_use]
     pub fn elected(mut self, host: &str) -> Self {
         self.elected = Some(host.into());
@@ -129,6 +129,7 @@ impl Builder {
 
         let client = api.client(UserInfo::master("system:kube-controller-manager"));
         let elected = election(&client, "kube-controller-manager");
+        let client = elected.as_ref().map_or(client, LeaderElection::client);
         let mut parts = Parts::new(client, Arc::clone(&self.clock), entropy.fork());
         parts.root_ca = self.root_ca;
         parts.metrics = Metrics::registered(&mut registry);
@@ -142,6 +143,7 @@ impl Builder {
 
         let client = api.client(UserInfo::master("system:kube-scheduler"));
         let elected = election(&client, "kube-scheduler");
+        let client = elected.as_ref().map_or(client, LeaderElection::client);
         let scheduling =
             SchedulingLoop::new(client, &informers, self.scheduler, Arc::clone(&self.clock), entropy.fork())
                 .metrics(scheduler::Metrics::registered(&mut registry));

@@ -4,6 +4,8 @@
 pub mod columns;
 #[cfg(feature = "server")]
 pub mod defaults;
+#[cfg(feature = "client")]
+pub mod fence;
 pub mod pod;
 pub mod quantity;
 #[cfg(feature = "server")]

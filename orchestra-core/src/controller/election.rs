@@ -3,8 +3,19 @@
 //! A candidate never compares its clock with another machine's: a lease has run out once it has been *seen* unchanged for
 //! as long as its holder said it would last. A holder stops acting when the renew deadline of its [`Timing`] has passed
 //! since it last sent a renewal that was carried out; as that is shorter than the lease, nobody can have taken over by then.
+//!
+//! A process that is paused, or a request that is long on its way, knows nothing of deadlines: what is led writes by
+//! [`LeaderElection::client`], whose writes the server refuses once the lease is another's.
 
-use std::{fmt, pin::pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicI32, Ordering},
+    },
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
@@ -16,7 +27,11 @@ use kube::{
 };
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::{clock::Clock, rng::Entropy};
+use crate::{api::fence::Fence, clock::Clock, rng::Entropy};
+
+use client::fenced;
+
+mod client;
 
 /// The namespace of Kubernetes' own leader leases.
 pub const ELECTION_NAMESPACE: &str = "kube-system";
@@ -119,6 +134,8 @@ pub struct LeaderElection {
     api: Api<Lease>,
     name: String,
     identity: String,
+    /// The term that it leads by, or led by last: how often the lease had changed hands. Below 0 before the first.
+    term: Arc<AtomicI32>,
     timing: Timing,
     clock: Arc<dyn Clock>,
     entropy: Entropy,
@@ -140,6 +157,7 @@ impl LeaderElection {
             api: Api::namespaced(client, ELECTION_NAMESPACE),
             name: name.into(),
             identity: format!("{host}_{}", entropy.uuid()),
+            term: Arc::new(AtomicI32::new(-1)),
             timing: Timing::default(),
             clock,
             entropy,
@@ -157,6 +175,22 @@ impl LeaderElection {
     #[must_use]
     pub fn identity(&self) -> &str {
         &self.identity
+    }
+
+    /// A client for what is led: its writes are refused, with code 409 and the cause `LeaderElectionLost`, unless this
+    /// candidate holds the lease in the very moment in which they are carried out. Reads are as by any client.
+    ///
+    /// Each costs the server one more read. Only orchestra's API server knows of this; another ignores what it is told, and
+    /// a write that comes late is then as safe as its preconditions make it.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        let (name, holder, term) = (self.name.clone(), self.identity.clone(), Arc::clone(&self.term));
+        fenced(self.api.clone().into_client(), move || Fence {
+            namespace: ELECTION_NAMESPACE.into(),
+            name: name.clone(),
+            transitions: term.load(Ordering::Relaxed),
+            holder: holder.clone(),
+        })
     }
 
     /// Waits for the lease, then runs `work` as long as it is held; once `work` ends, gives the lease up.
@@ -262,7 +296,7 @@ impl LeaderElection {
         new.holder_identity = Some(self.identity.clone());
         new.lease_duration_seconds = i32::try_from(self.timing.lease_duration.as_secs()).ok();
         new.renew_time = Some(now);
-        let params = PostParams::default();
+        let (params, term) = (PostParams::default(), new.lease_transitions.unwrap_or(0));
         match lease {
             // Conditional on the version that was read: of two who take it, one does.
             Some(lease) => self.api.replace(&self.name, &params, &Lease { spec: Some(new), ..lease }).await?,
@@ -271,6 +305,7 @@ impl LeaderElection {
                 self.api.create(&params, &Lease { metadata, spec: Some(new) }).await?
             }
         };
+        self.term.store(term, Ordering::Relaxed);
         Ok(Some(sent + self.timing.renew_deadline))
     }
 

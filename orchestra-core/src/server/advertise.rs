@@ -22,7 +22,7 @@ use crate::{
         object::{self, Object, meta_mut},
         registry::Kind,
         route::Target,
-        write::{CreateError, Part},
+        write::{CreateError, Part, Terms},
     },
     store::{self, Check, Key, Op, Prefix, Revision, Txn},
 };
@@ -144,13 +144,13 @@ impl Inner {
             watched: false,
         };
         if self.store.get(&object::key(kind, "default", name)?).await?.is_some() {
-            return self.modify(kind, &target, Part::Spec, false, false, |old| Ok(labeled(old))).await.map(drop);
+            return self.modify(kind, &target, Part::Spec, &Terms::OWN, false, |old| Ok(labeled(old))).await.map(drop);
         }
         let mut object = Object::new();
         object.insert("apiVersion".into(), kind.api_version().into());
         object.insert("kind".into(), kind.kind.into());
         object.insert("metadata".into(), json!({ "name": name, "namespace": "default" }));
-        match self.create_object(kind, labeled(&object), false).await {
+        match self.create_object(kind, labeled(&object), &Terms::OWN).await {
             // Another server was first, and wrote the same.
             Ok(_) | Err(CreateError::Exists) => Ok(()),
             Err(CreateError::Failed(failure)) => Err(failure),

@@ -12,7 +12,7 @@ use crate::{
         error::Result,
         object::{self, Object, meta},
         registry::Kind,
-        write::CreateError,
+        write::{CreateError, Terms},
     },
     store::{self, Key, Txn},
 };
@@ -126,7 +126,7 @@ impl Inner {
         if self.store.get(&key).await?.is_some() {
             return Ok(());
         }
-        match self.create_object(kind, object.clone(), false).await {
+        match self.create_object(kind, object.clone(), &Terms::OWN).await {
             Ok(_) | Err(CreateError::Exists) => Ok(()),
             Err(CreateError::Failed(failure)) => Err(failure),
         }

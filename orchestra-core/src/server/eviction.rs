@@ -13,9 +13,9 @@ use crate::{
         respond::Answer,
         route::Target,
         subresource::{created_status, decode},
-        write::{CONFLICT_TRIES, is_dry_run, now_text},
+        write::{CONFLICT_TRIES, Terms, now_text},
     },
-    store::{self, Entry, Txn},
+    store::{Entry, Txn},
 };
 
 /// How many pods a budget may wait for to be gone, as in Kubernetes.
@@ -34,25 +34,24 @@ impl Inner {
             return Err(Failure::bad_request("name in URL does not match name in Eviction object"));
         }
         let mut options = eviction.delete_options.unwrap_or_default();
-        let dry_run =
-            call.dry_run()? || is_dry_run("DeleteOptions", options.dry_run.iter().flatten().map(String::as_str))?;
+        let terms = call.deletion_terms(&options)?;
         let pod = self.current(kind, target).await?;
         let phase =
             pod.get("status").and_then(|status| status.get("phase")).and_then(Value::as_str).unwrap_or_default();
         // What doesn't run yet, or no more, is nobody's disruption.
         if !is_final(phase) && phase != "Pending" && !is_terminating(&pod) {
-            self.spend_budget(&pod, dry_run).await?;
+            self.spend_budget(&pod, &terms).await?;
         }
         // The budget was spent on this pod, not on the next of its name.
         let preconditions = options.preconditions.get_or_insert_default();
         preconditions.uid.get_or_insert_with(|| meta(&pod, "uid").into());
         let namespace = target.namespace.as_deref().unwrap_or_default();
-        self.delete_object(kind, namespace, name, &options, dry_run).await?;
+        self.delete_object(kind, namespace, name, &options, &terms).await?;
         Ok(created_status())
     }
 
     /// Takes one disruption off the budget that selects `pod`, in one commit with the check that there is one to take.
-    async fn spend_budget(&self, pod: &Object, dry_run: bool) -> Result<()> {
+    async fn spend_budget(&self, pod: &Object, terms: &Terms) -> Result<()> {
         let budgets = self.registry.find("policy", "v1", "poddisruptionbudgets").expect("built in");
         for _ in 0..CONFLICT_TRIES {
             let Some(entry) = self.budget_of(budgets, pod).await? else { return Ok(()) };
@@ -67,13 +66,11 @@ impl Inner {
             new["status"]["disruptionsAllowed"] = (status.disruptions_allowed.unwrap_or(0) - 1).into();
             new["status"]["disruptedPods"][meta(pod, "name")] = now_text(self.clock.now()).into();
             let txn = Txn::replace(entry.key, entry.modified, object::encode(&mut new)?);
-            if dry_run {
+            if terms.dry_run {
                 return Ok(());
             }
-            match self.store.commit(txn).await {
-                Ok(_) => return Ok(()),
-                Err(store::Error::Conflict { .. }) => {}
-                Err(error) => return Err(error.into()),
+            if self.commit(txn, terms).await?.is_ok() {
+                return Ok(());
             }
         }
         Err(too_many("the budget is under heavy change", Some(RETRY_SECONDS)))

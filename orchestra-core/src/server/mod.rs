@@ -51,6 +51,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{FutureExt as _, future::BoxFuture};
 use http::{Request, Response, request::Parts};
 use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions;
 use ring::hmac;
 use tokio::{
     sync::SetOnce,
@@ -61,6 +62,7 @@ use tower::Service;
 use tracing::Instrument as _;
 
 use crate::{
+    api::fence::Fence,
     clock::{Clock, SystemClock},
     rng::Entropy,
     store::{BoxError, Store},
@@ -74,6 +76,7 @@ use registry::{Kind, Registry};
 use respond::{Accept, Answer, accepts};
 use review::Review;
 use route::{Query, Route, Target, verb};
+use write::Terms;
 
 pub use identity::{AUTHENTICATED_GROUP, MASTERS_GROUP, PeerCertificate, UserInfo};
 pub use limit::{READS_IN_FLIGHT_MAX, WRITES_IN_FLIGHT_MAX};
@@ -273,6 +276,8 @@ struct Call {
     /// The verb, as RBAC names it.
     verb: &'static str,
     user: UserInfo,
+    /// Which leader's it is, if it writes.
+    fence: Option<Fence>,
     body: Body,
     /// What its body names twice, found before it became JSON.
     duplicates: Vec<String>,
@@ -314,8 +319,16 @@ impl Call {
         value.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_owned()
     }
 
-    fn dry_run(&self) -> Result<bool> {
-        write::is_dry_run(self.options(), self.query.values("dryRun"))
+    fn terms(&self) -> Result<Terms> {
+        let dry_run = write::is_dry_run(self.options(), self.query.values("dryRun"))?;
+        Ok(Terms { dry_run, fence: self.fence.clone() })
+    }
+
+    /// Those of a deletion, whose options say in its body, too, whether it is in earnest.
+    fn deletion_terms(&self, options: &DeleteOptions) -> Result<Terms> {
+        let values = options.dry_run.iter().flatten().map(String::as_str);
+        let terms = self.terms()?;
+        Ok(Terms { dry_run: write::is_dry_run("DeleteOptions", values)? || terms.dry_run, ..terms })
     }
 
     fn field_validation(&self) -> Result<write::FieldValidation> {
@@ -440,9 +453,13 @@ impl Inner {
                     return Err(Failure::no_such_path());
                 }
                 self.bootstrapped.wait().await;
+                let fence = match routed.verb {
+                    "get" | "list" | "watch" => None,
+                    _ => self.fence(&user, &parts.headers).await?,
+                };
                 let counted = routed.long.then(|| self.metrics.begin_long(&routed.labels));
-                let call =
-                    Call { parts, query: routed.query, verb: routed.verb, user, body, duplicates: Vec::new(), counted };
+                let (query, verb, duplicates) = (routed.query, routed.verb, Vec::new());
+                let call = Call { parts, query, verb, user, fence, body, duplicates, counted };
                 let call = self.in_json(call).await?;
                 match (kind.view, kind.review) {
                     (Some(view), _) => self.viewed(kind, view, &target, call).await,

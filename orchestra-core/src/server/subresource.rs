@@ -69,7 +69,7 @@ impl Inner {
     async fn set_scale(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
         let body = call.body().await?;
         let patching = call.parts.method == Method::PATCH;
-        let dry_run = call.dry_run()?;
+        let terms = call.terms()?;
         let name = target.name.clone().unwrap_or_default();
         let patch = if patching { Some(patch::parse(&call.content_type(), &body)?.0) } else { None };
         let change = |old: &Object| {
@@ -90,7 +90,7 @@ impl Inner {
             field_of(&mut new, "spec").insert("replicas".into(), replicas.into());
             Ok(new)
         };
-        let written = self.modify(kind, target, Part::Spec, dry_run, false, change).await?;
+        let written = self.modify(kind, target, Part::Spec, &terms, false, change).await?;
         Ok(Answer::Scale(scale_of(&written)))
     }
 
@@ -98,7 +98,7 @@ impl Inner {
     async fn finalize(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
         let body = call.body().await?;
         let (given, _) = self.read_body(kind, &call, &body)?;
-        let dry_run = call.dry_run()?;
+        let terms = call.terms()?;
         let name = target.name.clone().unwrap_or_default();
         let held = given.get("spec").and_then(|spec| spec.get("finalizers")).cloned().unwrap_or_else(|| json!([]));
         let change = |old: &Object| {
@@ -108,7 +108,7 @@ impl Inner {
             field_of(&mut new, "spec").insert("finalizers".into(), held.clone());
             Ok(new)
         };
-        let written = self.modify(kind, target, Part::Finalize, dry_run, false, change).await?;
+        let written = self.modify(kind, target, Part::Finalize, &terms, false, change).await?;
         Ok(Answer::object(kind, &written))
     }
 
@@ -130,9 +130,9 @@ impl Inner {
             return Err(Failure::unprocessable(message));
         }
         let now = now_text(self.clock.now());
-        let dry_run = call.dry_run()?;
+        let terms = call.terms()?;
         let wanted_uid = binding.metadata.uid.unwrap_or_default();
-        self.modify(kind, target, Part::Binding, dry_run, false, |old| {
+        self.modify(kind, target, Part::Binding, &terms, false, |old| {
             let refuse = |why: String| Err(Failure::conflict(kind, &name, &why));
             check_uid(kind, old, &wanted_uid)?;
             if is_terminating(old) {

@@ -5,10 +5,12 @@ use crate::{clock::Timestamp, server::error::Failure};
 mod body;
 mod create;
 mod delete;
+mod terms;
 mod update;
 
 pub(crate) use body::{FieldValidation, is_dry_run};
 pub(crate) use create::CreateError;
+pub(crate) use terms::Terms;
 pub(crate) use update::{check_seen, check_uid};
 
 /// How often a write that reads first is tried, if others are always faster: each time one of them has been done, so that

@@ -12,10 +12,10 @@ use crate::{
         respond::Answer,
         route::Target,
     },
-    store::{self, Check, Op, Txn},
+    store::{Check, Op, Txn},
 };
 
-use super::{CONFLICT_TRIES, bad_object, now_text};
+use super::{CONFLICT_TRIES, Terms, bad_object, now_text};
 
 /// How often a generated name that is taken is drawn again.
 const GENERATE_TRIES: usize = 8;
@@ -48,7 +48,7 @@ impl Inner {
             return Err(Failure::bad_request("resourceVersion should not be set on objects to be created"));
         }
         call.user.admit_change(kind, &Object::new(), &object)?;
-        let dry_run = call.dry_run()?;
+        let terms = call.terms()?;
         let generate = meta(&object, "name").is_empty() && !meta(&object, "generateName").is_empty();
         for _ in 0..GENERATE_TRIES {
             let mut draft = object.clone();
@@ -57,7 +57,7 @@ impl Inner {
                 meta_mut(&mut draft).insert("name".into(), name.into());
             }
             let name = meta(&draft, "name").to_owned();
-            match self.create_object(kind, draft, dry_run).await {
+            match self.create_object(kind, draft, &terms).await {
                 Err(CreateError::Exists) if generate => {}
                 Err(CreateError::Exists) => return Err(Failure::already_exists(kind, &name)),
                 Err(CreateError::Failed(failure)) => return Err(failure),
@@ -72,7 +72,7 @@ impl Inner {
         &self,
         kind: &Kind,
         object: Object,
-        dry_run: bool,
+        terms: &Terms,
     ) -> Result<Object, CreateError> {
         let mut object = kind.default(object).map_err(|error| bad_object(&error))?;
         self.stamp(kind, &mut object);
@@ -85,7 +85,7 @@ impl Inner {
             return Err(Failure::invalid(kind, &name, &errors).into());
         }
         for _ in 0..CONFLICT_TRIES {
-            if let Some(created) = self.try_create(kind, object.clone(), dry_run).await? {
+            if let Some(created) = self.try_create(kind, object.clone(), terms).await? {
                 return Ok(created);
             }
         }
@@ -94,7 +94,7 @@ impl Inner {
 
     /// Creates an object that is complete but for its addresses; `None` if what it depends on has changed under way: its
     /// namespace, or who has an address.
-    async fn try_create(&self, kind: &Kind, mut object: Object, dry_run: bool) -> Result<Option<Object>, CreateError> {
+    async fn try_create(&self, kind: &Kind, mut object: Object, terms: &Terms) -> Result<Option<Object>, CreateError> {
         let (namespace, name) = (meta(&object, "namespace").to_owned(), meta(&object, "name").to_owned());
         let mut txn = Txn::default();
         if kind.namespaced {
@@ -106,19 +106,18 @@ impl Inner {
         }
         self.claim_addresses(kind, &mut object, None, &mut txn).await?;
         let value = object::encode(&mut object)?;
-        if dry_run {
+        if terms.dry_run {
             return Ok(Some(object));
         }
         txn.checks.push(Check::Absent(key.clone()));
         txn.ops.push(Op::Put(key.clone(), value));
-        match self.store.commit(txn).await {
+        match self.commit(txn, terms).await? {
             Ok(revision) => {
                 object::set_revision(&mut object, revision);
                 Ok(Some(object))
             }
-            Err(store::Error::Conflict { key: taken, .. }) if taken == key => Err(CreateError::Exists),
-            Err(store::Error::Conflict { .. }) => Ok(None),
-            Err(error) => Err(Failure::from(error).into()),
+            Err(taken) if taken == key => Err(CreateError::Exists),
+            Err(_) => Ok(None),
         }
     }
 

@@ -15,24 +15,22 @@ use crate::{
         route::Target,
         selection::Selection,
     },
-    store::{self, Revision, Txn},
+    store::Txn,
 };
 
-use super::{CONFLICT_TRIES, is_dry_run, now_text};
+use super::{CONFLICT_TRIES, Terms, now_text};
 
 impl Inner {
     pub(crate) async fn delete(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
         let options = self.delete_options(&mut call).await?;
-        let dry_run =
-            call.dry_run()? || is_dry_run("DeleteOptions", options.dry_run.iter().flatten().map(String::as_str))?;
+        let terms = call.deletion_terms(&options)?;
         let name = target.name.as_deref().unwrap_or_default();
-        self.delete_object(kind, target.namespace.as_deref().unwrap_or_default(), name, &options, dry_run).await
+        self.delete_object(kind, target.namespace.as_deref().unwrap_or_default(), name, &options, &terms).await
     }
 
     pub(crate) async fn delete_collection(&self, kind: &Kind, target: &Target, mut call: Call) -> Result<Answer> {
         let options = self.delete_options(&mut call).await?;
-        let dry_run =
-            call.dry_run()? || is_dry_run("DeleteOptions", options.dry_run.iter().flatten().map(String::as_str))?;
+        let terms = call.deletion_terms(&options)?;
         let selection = Selection::parse(kind, &call.query, None)?;
         self.reach(self.store.revision().await?).await?;
         let view = self.cache.view(&kind.shelf(), &object::prefix(kind, target.namespace.as_deref())?);
@@ -44,7 +42,7 @@ impl Inner {
             let mut options = options.clone();
             options.preconditions.get_or_insert_default().uid.get_or_insert_with(|| meta(&object, "uid").into());
             let (namespace, name) = (meta(&object, "namespace"), meta(&object, "name"));
-            match self.delete_object(kind, namespace, name, &options, dry_run).await {
+            match self.delete_object(kind, namespace, name, &options, &terms).await {
                 Err(failure) if failure.code() == StatusCode::NOT_FOUND => {}
                 Err(failure) if failure.code() == StatusCode::CONFLICT && self.is_another(kind, &object).await? => {}
                 // One that can't go doesn't keep the others.
@@ -74,7 +72,7 @@ impl Inner {
         namespace: &str,
         name: &str,
         options: &DeleteOptions,
-        dry_run: bool,
+        terms: &Terms,
     ) -> Result<Answer> {
         let key = object::key(kind, namespace, name)?;
         for _ in 0..CONFLICT_TRIES {
@@ -84,8 +82,8 @@ impl Inner {
             let Some(mut marked) = self.mark_deleted(kind, old.clone(), options)? else {
                 let mut txn = Txn::delete(key.clone(), entry.modified);
                 self.release_addresses(kind, &old, &mut txn).await?;
-                if !dry_run {
-                    let Some(revision) = self.committed(txn).await? else { continue };
+                if !terms.dry_run {
+                    let Ok(revision) = self.commit(txn, terms).await? else { continue };
                     object::set_revision(&mut old, revision);
                 }
                 return Ok(match kind.returns_deleted {
@@ -94,24 +92,14 @@ impl Inner {
                 });
             };
             let value = object::encode(&mut marked)?;
-            if value != entry.value && !dry_run {
-                let Some(revision) = self.committed(Txn::replace(key.clone(), entry.modified, value)).await? else {
-                    continue;
-                };
+            if value != entry.value && !terms.dry_run {
+                let txn = Txn::replace(key.clone(), entry.modified, value);
+                let Ok(revision) = self.commit(txn, terms).await? else { continue };
                 object::set_revision(&mut marked, revision);
             }
             return Ok(Answer::created(code_of_marked(options), kind, &marked, Vec::new()));
         }
         Err(Failure::modified(kind, name))
-    }
-
-    /// Commits; `None` after a conflict.
-    async fn committed(&self, txn: Txn) -> Result<Option<Revision>> {
-        match self.store.commit(txn).await {
-            Ok(revision) => Ok(Some(revision)),
-            Err(store::Error::Conflict { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// The object as it stays for now; `None` if it goes at once.

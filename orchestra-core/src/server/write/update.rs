@@ -18,10 +18,10 @@ use crate::{
         route::Target,
         service_type,
     },
-    store::{self, Check, Op, Txn},
+    store::{Check, Op, Txn},
 };
 
-use super::{CONFLICT_TRIES, CreateError, Part, bad_object};
+use super::{CONFLICT_TRIES, CreateError, Part, Terms, bad_object};
 
 /// What of `metadata` only the server sets.
 const SERVERS_OWN: [&str; 8] = [
@@ -48,7 +48,7 @@ impl Inner {
         if seen.is_empty() && part == Part::Spec && self.is_created_by_update(kind, target).await? {
             self.authorize(&call.user, "create", target, &call.query).await?;
             call.user.admit_change(kind, &Object::new(), &new)?;
-            match self.create_object(kind, new.clone(), call.dry_run()?).await {
+            match self.create_object(kind, new.clone(), &call.terms()?).await {
                 Ok(created) => return Ok(Answer::created(StatusCode::CREATED, kind, &created, warnings)),
                 // Another was first.
                 Err(CreateError::Exists) => {}
@@ -58,13 +58,13 @@ impl Inner {
         if seen.is_empty() && !kind.unconditional_update {
             return Err(Failure::invalid(kind, &name, &[unseen()]));
         }
-        let dry_run = call.dry_run()?;
+        let terms = call.terms()?;
         let change = |old: &Object| {
             check_seen(kind, &name, &seen, old)?;
             call.user.admit_change(kind, old, &new)?;
             Ok(new.clone())
         };
-        let written = self.modify(kind, target, part, dry_run, !seen.is_empty(), change).await?;
+        let written = self.modify(kind, target, part, &terms, !seen.is_empty(), change).await?;
         Ok(Answer::created(StatusCode::OK, kind, &written, warnings))
     }
 
@@ -81,7 +81,7 @@ impl Inner {
     pub(crate) async fn patch(&self, kind: &Kind, target: &Target, mut call: Call, part: Part) -> Result<Answer> {
         let body = call.body().await?;
         let validation = call.field_validation()?;
-        let dry_run = call.dry_run()?;
+        let terms = call.terms()?;
         let name = target.name.clone().unwrap_or_default();
         let (patch, duplicates) = patch::parse(&call.content_type(), &body)?;
         let mut warnings = Vec::new();
@@ -98,7 +98,7 @@ impl Inner {
             call.user.admit_change(kind, old, &patched)?;
             Ok(patched)
         };
-        let written = self.modify(kind, target, part, dry_run, false, change).await?;
+        let written = self.modify(kind, target, part, &terms, false, change).await?;
         Ok(Answer::created(StatusCode::OK, kind, &written, warnings))
     }
 
@@ -111,7 +111,7 @@ impl Inner {
         kind: &Kind,
         target: &Target,
         part: Part,
-        dry_run: bool,
+        terms: &Terms,
         pinned: bool,
         mut change: impl FnMut(&Object) -> Result<Object>,
     ) -> Result<Object> {
@@ -143,19 +143,16 @@ impl Inner {
                 }
                 txn.ops.push(Op::Put(key.clone(), value));
             }
-            if dry_run {
+            if terms.dry_run {
                 return Ok(new);
             }
-            match self.store.commit(txn).await {
+            match self.commit(txn, terms).await? {
                 Ok(revision) => {
                     object::set_revision(&mut new, revision);
                     return Ok(new);
                 }
-                Err(store::Error::Conflict { key: changed, .. }) if pinned && changed == key => {
-                    return Err(Failure::modified(kind, name));
-                }
-                Err(store::Error::Conflict { .. }) => {}
-                Err(error) => return Err(error.into()),
+                Err(changed) if pinned && changed == key => return Err(Failure::modified(kind, name)),
+                Err(_) => {}
             }
         }
         Err(Failure::modified(kind, name))

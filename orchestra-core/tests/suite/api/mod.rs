@@ -8,6 +8,7 @@ mod create;
 mod delete;
 mod discovery;
 mod events;
+mod fence;
 mod health;
 mod identity;
 mod impersonation;

@@ -47,7 +47,7 @@ impl Drop for Act {
 }
 
 /// A candidate whose clock is an hour off for each of its seeds: no one may mind.
-fn candidate(client: Client, seed: u64) -> LeaderElection {
+pub(super) fn candidate(client: Client, seed: u64) -> LeaderElection {
     let epoch = Timestamp::from_second(1_893_456_000 + 3_600 * i64::try_from(seed).expect("small")).expect("in range");
     LeaderElection::new(client, "loops", "host", Arc::new(TokioClock::starting_at(epoch)), Entropy::seeded(seed))
 }

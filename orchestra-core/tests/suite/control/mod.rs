@@ -2,6 +2,7 @@
 
 mod conformance;
 mod election;
+mod fencing;
 mod network;
 mod repair;
 mod scheduling;
