@@ -14,7 +14,7 @@
 mod state;
 mod view;
 
-mod durable;
+pub mod durable;
 mod memory;
 
 #[cfg(feature = "etcd")]
@@ -25,7 +25,7 @@ pub mod wrap;
 #[cfg(feature = "etcd")]
 pub use etcd::{EtcdOptions, EtcdStore};
 
-pub use durable::{DurableOptions, DurableStore, OpenError};
+pub use durable::{DurableError, DurableOptions, DurableStore};
 pub use memory::MemoryStore;
 pub use state::HistoryLimits;
 pub use wrap::{Counted, Encrypted, Faulty, Prefixed, Slow};

@@ -199,7 +199,8 @@ fn change_bytes(change: &Change) -> usize {
     }
 }
 
-fn entry_bytes(entry: &Entry) -> usize {
+/// The bytes of an entry's key and value.
+pub(crate) fn entry_bytes(entry: &Entry) -> usize {
     entry.key.as_str().len() + entry.value.len()
 }
 

@@ -1,48 +1,43 @@
 //! Checkpoints: all entries as of one revision, so that the log before it can go.
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write as _},
-    path::Path,
-};
+use std::{collections::BTreeMap, io};
 
-use orchestra_core::store::{Entry, Key, Revision};
+use orchestra_core::store::{Entry, Key, Listing};
 
 use super::{
     codec::{FORMAT, FileKind, Record, encode, encode_entries},
-    error::OpenError,
-    files::{Next, Reader, create_whole, file_path},
+    disk::Disk,
+    error::DurableError,
+    files::create_whole,
+    reader::{Next, Reader},
 };
-use crate::state::{HistoryLimits, State};
 
 /// About how many bytes of entries go into one frame.
 const FRAME_BYTES: usize = 256 << 10;
 
-/// Writes the checkpoint of `entries`, which are in key order, as of `revision`.
+/// Writes the checkpoint of a listing, of all there is, to the file `name`.
 ///
 /// `stop` is asked now and then; the checkpoint is given up once it says so.
 pub(super) fn write(
-    directory: &Path,
-    revision: Revision,
-    entries: &[Entry],
+    disk: &dyn Disk,
+    name: &str,
+    Listing { revision, entries }: &Listing,
     stop: impl Fn() -> bool,
 ) -> io::Result<()> {
-    let path = file_path(directory, FileKind::Checkpoint, revision);
-    create_whole(&path, |file| {
+    create_whole(disk, name, |media| {
         let mut buffer = Vec::new();
-        encode(&Record::Header { format: FORMAT, kind: FileKind::Checkpoint, revision }, &mut buffer);
+        encode(&Record::Header { format: FORMAT, kind: FileKind::Checkpoint, revision: *revision }, &mut buffer);
         for chunk in chunks(entries) {
             if stop() {
-                return Err(io::Error::new(io::ErrorKind::Interrupted, "the store is being closed"));
+                return Err(io::Error::new(io::ErrorKind::Interrupted, "nobody waits for it any more"));
             }
             encode_entries(chunk, &mut buffer);
-            file.write_all(&buffer)?;
+            media.write_all(&buffer)?;
             buffer.clear();
         }
         encode(&Record::End { entries: entries.len() as u64 }, &mut buffer);
-        file.write_all(&buffer)
-    })?;
-    Ok(())
+        media.write_all(&buffer)
+    })
 }
 
 /// Cuts `entries` into runs of about [`FRAME_BYTES`].
@@ -60,17 +55,16 @@ fn chunks(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
     })
 }
 
-/// Reads the checkpoint as of `revision`.
-pub(super) fn read(directory: &Path, revision: Revision, limits: HistoryLimits) -> Result<State, OpenError> {
-    let mut reader = Reader::open(directory, FileKind::Checkpoint, revision)?;
+/// Reads the entries of the checkpoint that `reader` is at the beginning of, to its very end.
+pub(super) fn read(reader: &mut Reader) -> Result<BTreeMap<Key, Entry>, DurableError> {
     let mut live: BTreeMap<Key, Entry> = BTreeMap::new();
     loop {
         match reader.next()? {
             Next::Record(Record::Entries(entries)) => {
                 live.extend(entries.into_iter().map(|entry| (entry.key.clone(), entry)));
             }
-            Next::Record(Record::End { entries }) if entries == live.len() as u64 => {
-                return Ok(State::restore(revision, live, limits));
+            Next::Record(Record::End { entries }) if entries == live.len() as u64 && reader.bytes_left() == 0 => {
+                return Ok(live);
             }
             Next::Record(_) => return Err(reader.corrupt("a checkpoint does not add up")),
             Next::End | Next::Torn => return Err(reader.corrupt("a checkpoint is cut off")),

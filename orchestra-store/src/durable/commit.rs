@@ -6,19 +6,27 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    path::PathBuf,
+    io,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use orchestra_core::store::{Change, Entry, Error, Key, Listing, Op, Prefix, Result, Revision, Txn};
+use orchestra_core::store::{Change, Error, Key, Listing, Op, Prefix, Result, Revision, Txn};
 use tokio::{sync::oneshot, task::spawn_blocking};
 
-use super::{checkpoint, error::WriteError, files, log::Log};
+use super::{
+    checkpoint,
+    codec::FileKind,
+    disk::Disk,
+    error::WriteError,
+    files::{create_log, file_name, remove_before},
+    log::{End, Log},
+    reserve::Reserve,
+};
 use crate::{
-    state::{Commit, Stamp, State, stage},
+    state::{Commit, Stamp, State, entry_bytes, stage},
     view::View,
 };
 
@@ -33,13 +41,19 @@ const GROUP_BYTES_MAX: usize = 8 << 20;
 #[derive(Debug)]
 pub(super) struct Committer {
     view: Arc<View>,
-    directory: PathBuf,
+    disk: Arc<dyn Disk>,
     /// A log shorter than this is not worth a checkpoint.
     log_bytes_min: u64,
-    /// Locked by the leader only.
+    /// Locked by the leader, and when there is none any more.
     log: Mutex<Log>,
+    /// Locked by the leader only.
+    reserve: Mutex<Reserve>,
     queue: Mutex<Queue>,
     checkpointing: AtomicBool,
+    /// How many bytes of older logs wait for a checkpoint.
+    older_bytes: AtomicU64,
+    /// How many bytes of entries the last checkpoint had, if it failed.
+    failed_bytes: AtomicU64,
     closing: AtomicBool,
     jobs: Jobs,
 }
@@ -58,14 +72,17 @@ struct Waiting {
 }
 
 impl Committer {
-    pub(super) fn new(view: Arc<View>, log: Log, directory: PathBuf, log_bytes_min: u64) -> Self {
+    pub(super) fn new(view: Arc<View>, disk: Arc<dyn Disk>, log: Log, reserve: Reserve, log_bytes_min: u64) -> Self {
         Self {
             view,
-            directory,
+            disk,
             log_bytes_min,
             log: Mutex::new(log),
+            reserve: Mutex::new(reserve),
             queue: Mutex::default(),
             checkpointing: AtomicBool::new(false),
+            older_bytes: AtomicU64::new(0),
+            failed_bytes: AtomicU64::new(u64::MAX),
             closing: AtomicBool::new(false),
             jobs: Jobs::default(),
         }
@@ -93,61 +110,134 @@ impl Committer {
         }
     }
 
-    /// Gives up what can wait and returns when no job is at work on the files any more.
+    /// Gives up what can wait, and returns when no job is at work on the files any more and the log is sealed.
     ///
-    /// It blocks, for about as long as one sync takes.
+    /// It blocks, for about as long as two syncs take.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
         self.jobs.wait();
+        if let Err(error) = lock(&self.log).seal() {
+            tracing::debug!(%error, "a log stays unsealed");
+        }
     }
 
     /// Decides, writes and applies one group; returns a result for each.
-    fn commit_group(&self, group: impl IntoIterator<Item = Txn>) -> Vec<Result<Revision>> {
-        let Staged { commits, results } = stage_group(&self.view.state(), group);
-        if commits.is_empty() {
-            return results;
+    ///
+    /// If there is no space, those that only delete get the reserve, and are decided as if there were no others.
+    fn commit_group(&self, txns: Vec<Txn>) -> Vec<Result<Revision>> {
+        let mut reserve = lock(&self.reserve);
+        let deletions: Vec<Option<Txn>> = txns.iter().map(|txn| only_deletes(txn).then(|| txn.clone())).collect();
+        let writes_values = deletions.iter().any(Option::is_none);
+        let may_write = if writes_values { reserve.hold() } else { Ok(()) };
+        let refused = match may_write {
+            Ok(()) => match self.write_group(txns) {
+                Ok(results) => {
+                    reserve.short &= !writes_values;
+                    return results;
+                }
+                Err(error) => error,
+            },
+            Err(source) => Arc::new(WriteError::refused(self.disk.path(), source)),
+        };
+        let is_full = matches!(*refused, WriteError::Full { .. });
+        reserve.short |= is_full;
+        if !is_full || deletions.iter().all(Option::is_none) {
+            return deletions.iter().map(|_| Err(unavailable(&refused))).collect();
         }
-        if let Err(error) = lock(&self.log).append(&commits) {
-            // The conflicts too: they were decided beside commits that did not happen.
-            return results.iter().map(|_| Err(Error::Unavailable(Box::new(Arc::clone(&error))))).collect();
-        }
-        self.view.commit(|_| Ok(commits)).expect("the commits are decided");
-        results
+        reserve.give_up();
+        let is_deletion: Vec<bool> = deletions.iter().map(Option::is_some).collect();
+        let deleted = self.write_group(deletions.into_iter().flatten());
+        let mut deleted = deleted.map(Vec::into_iter);
+        let result_of = |is_deletion| match &mut deleted {
+            Ok(results) if is_deletion => results.next().expect("there is a result for each"),
+            Err(error) if is_deletion => Err(unavailable(error)),
+            _ => Err(unavailable(&refused)),
+        };
+        is_deletion.into_iter().map(result_of).collect()
     }
 
-    /// Starts a new log and a checkpoint of what came before, if the log has outgrown the entries.
-    fn checkpoint_if_due(self: &Arc<Self>) {
+    /// Decides, writes and applies one group; returns a result for each, or the error for all.
+    ///
+    /// The conflicts fail with the rest: they were decided beside commits that did not happen.
+    fn write_group(
+        &self,
+        txns: impl IntoIterator<Item = Txn>,
+    ) -> std::result::Result<Vec<Result<Revision>>, Arc<WriteError>> {
+        let Staged { commits, results } = stage_group(&self.view.state(), txns);
+        if !commits.is_empty() {
+            lock(&self.log).append(&commits)?;
+            self.view.commit(|_| Ok(commits)).expect("the commits are decided");
+        }
+        Ok(results)
+    }
+
+    /// Whether a checkpoint should replace a log of so many bytes.
+    ///
+    /// On a full disk it should if that brings more space than is held back, and needs less, which it may take; after a
+    /// failure, once there is half as much to write.
+    fn is_checkpoint_due(&self, log_bytes: u64) -> bool {
         let live_bytes = self.view.state().live_bytes() as u64;
+        let mut reserve = lock(&self.reserve);
+        if !reserve.short {
+            return log_bytes >= self.log_bytes_min.max(live_bytes);
+        }
+        let replaceable = log_bytes + self.older_bytes.load(Ordering::Relaxed);
+        let affordable = self.failed_bytes.load(Ordering::Relaxed).min(reserve.bytes()) / 2;
+        let is_due = replaceable > reserve.bytes() && live_bytes < affordable;
+        if is_due {
+            reserve.give_up();
+        }
+        is_due
+    }
+
+    /// Starts a new log and a checkpoint of what came before, if one is due.
+    fn checkpoint_if_due(self: &Arc<Self>) {
         let mut log = lock(&self.log);
-        if log.len() < self.log_bytes_min.max(live_bytes) || self.checkpointing.swap(true, Ordering::Relaxed) {
+        if log.end() == End::Empty
+            || !self.is_checkpoint_due(log.len())
+            || self.checkpointing.swap(true, Ordering::Relaxed)
+        {
             return;
         }
         // Only this leader commits, so the log ends where this listing does.
-        let Listing { revision, entries } = self.view.list(&Prefix::all());
-        match files::create_log(&self.directory, revision) {
-            Ok((path, file, len)) => *log = Log::new(file, path, len),
-            Err(error) => {
-                tracing::warn!(%error, directory = %self.directory.display(), "can't begin a log; going on with the old");
-                self.checkpointing.store(false, Ordering::Relaxed);
-                return;
-            }
+        let listing = self.view.list(&Prefix::all());
+        if let Err(error) = self.begin_log(&mut log, listing.revision) {
+            tracing::warn!(%error, path = %self.disk.path().display(), "can't begin a log; going on with the old");
+            self.checkpointing.store(false, Ordering::Relaxed);
+            return;
         }
         let job = Job::begin(self);
-        spawn_blocking(move || job.0.checkpoint(revision, &entries));
+        spawn_blocking(move || job.0.checkpoint(&listing));
+    }
+
+    /// Replaces `log` by a new one after `revision`, of which the old tells from then on.
+    fn begin_log(&self, log: &mut Log, revision: Revision) -> std::result::Result<(), Arc<WriteError>> {
+        let refused = |source| Arc::new(WriteError::refused(self.disk.path(), source));
+        let next = create_log(&self.disk, revision).map_err(refused)?;
+        log.continue_in(revision)?;
+        self.older_bytes.fetch_add(log.len(), Ordering::Relaxed);
+        *log = next;
+        Ok(())
     }
 
     /// Writes a checkpoint and removes what it replaces; a failure leaves the older files, which say the same.
-    fn checkpoint(&self, revision: Revision, entries: &[Entry]) {
+    fn checkpoint(&self, listing: &Listing) {
         let stop = || self.closing.load(Ordering::Relaxed);
-        let written = checkpoint::write(&self.directory, revision, entries, stop);
-        match written {
+        let (disk, revision) = (&*self.disk, listing.revision);
+        match checkpoint::write(disk, &file_name(FileKind::Checkpoint, revision), listing, stop) {
             Ok(()) => {
-                if let Err(error) = files::remove_before(&self.directory, revision) {
+                self.older_bytes.store(0, Ordering::Relaxed);
+                self.failed_bytes.store(u64::MAX, Ordering::Relaxed);
+                if let Err(error) = remove_before(disk, revision) {
                     tracing::warn!(%error, "can't remove files that a checkpoint replaced");
                 }
             }
             Err(_) if stop() => {}
-            Err(error) => tracing::warn!(%error, %revision, "can't write a checkpoint; the log stays longer"),
+            Err(error) => {
+                let bytes: usize = listing.entries.iter().map(entry_bytes).sum();
+                self.failed_bytes.store(bytes as u64, Ordering::Relaxed);
+                tracing::warn!(%error, %revision, "can't write a checkpoint; the log stays longer");
+            }
         }
         self.checkpointing.store(false, Ordering::Relaxed);
     }
@@ -198,7 +288,7 @@ impl Drop for Leader {
             return;
         }
         if std::thread::panicking() {
-            lock(&self.job.0.log).poison();
+            lock(&self.job.0.log).poison(io::Error::other("the writer panicked"));
         }
         let mut queue = lock(&self.job.0.queue);
         queue.led = false;
@@ -238,6 +328,15 @@ fn stamp_after(change: &Change) -> Option<Stamp> {
         Change::Put(entry) => Some(Stamp { created: entry.created, modified: entry.modified }),
         Change::Delete(_) => None,
     }
+}
+
+/// Whether `txn` writes no value, so that it makes the store no larger but for a record.
+fn only_deletes(txn: &Txn) -> bool {
+    !txn.ops.is_empty() && txn.ops.iter().all(|op| matches!(op, Op::Delete(_)))
+}
+
+fn unavailable(error: &Arc<WriteError>) -> Error {
+    Error::Unavailable(Box::new(Arc::clone(error)))
 }
 
 fn op_bytes(op: &Op) -> usize {
@@ -293,14 +392,7 @@ impl Drop for Job {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        io::{self, Write},
-        path::PathBuf,
-        sync::{
-            Arc,
-            atomic::{AtomicBool, Ordering},
-        },
-    };
+    use std::sync::Arc;
 
     use bytes::Bytes;
     use futures::future::join_all;
@@ -309,76 +401,27 @@ mod tests {
 
     use super::{Committer, stage_group};
     use crate::{
-        durable::log::{Log, Media},
-        state::{HistoryLimits, State, stage},
+        durable::{disk::Disk, files::create_log, reserve::Reserve, simulated::SimulatedDisk},
+        state::{FIRST, HistoryLimits, State, stage},
         view::View,
     };
 
-    /// A disk that can be told to fail.
-    #[derive(Clone, Default)]
-    struct Disk {
-        full: Arc<AtomicBool>,
-        broken: Arc<AtomicBool>,
-    }
-
-    impl Write for Disk {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            if self.full.load(Ordering::Relaxed) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(bytes.len()) }
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    impl Media for Disk {
-        fn sync(&mut self) -> io::Result<()> {
-            if self.broken.load(Ordering::Relaxed) { Err(io::Error::other("a dead sector")) } else { Ok(()) }
-        }
-
-        fn truncate(&mut self, _: u64) -> io::Result<()> {
-            Ok(())
-        }
-    }
-
-    fn committer(disk: &Disk) -> (Arc<Committer>, Arc<View>) {
+    fn committer() -> (Arc<Committer>, Arc<View>) {
+        let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::default());
         let view = Arc::new(View::new(State::new(HistoryLimits::default())));
-        let log = Log::new(disk.clone(), PathBuf::from("log"), 0);
-        (Arc::new(Committer::new(Arc::clone(&view), log, PathBuf::from("."), u64::MAX)), view)
+        let log = create_log(&disk, FIRST).expect("a log");
+        let reserve = Reserve::open(Arc::clone(&disk), 0).expect("no reserve");
+        (Arc::new(Committer::new(Arc::clone(&view), disk, log, reserve, u64::MAX)), view)
     }
 
     fn create(name: &str) -> Txn {
         Txn::create(Key::new([name]).expect("a valid name"), Bytes::new())
     }
 
-    /// Rule 18.
-    #[tokio::test]
-    async fn commits_to_a_full_disk_fail_until_there_is_space() {
-        let disk = Disk::default();
-        let (committer, view) = committer(&disk);
-        disk.full.store(true, Ordering::Relaxed);
-        assert!(matches!(committer.commit(create("a")).await, Err(Error::Unavailable(_))));
-        assert_eq!(view.state().revision(), Revision(1));
-        disk.full.store(false, Ordering::Relaxed);
-        assert_eq!(committer.commit(create("a")).await.ok(), Some(Revision(2)));
-    }
-
-    /// Rule 3: the next sync may succeed without having written what the failed one was to write.
-    #[tokio::test]
-    async fn a_failed_sync_poisons_the_store() {
-        let disk = Disk::default();
-        let (committer, view) = committer(&disk);
-        disk.broken.store(true, Ordering::Relaxed);
-        assert!(matches!(committer.commit(create("a")).await, Err(Error::Unavailable(_))));
-        disk.broken.store(false, Ordering::Relaxed);
-        assert!(matches!(committer.commit(create("b")).await, Err(Error::Unavailable(_))));
-        assert_eq!(view.state().revision(), Revision(1));
-    }
-
     /// Commits that are queued before the leader has run share its first sync.
     #[tokio::test]
     async fn commits_that_wait_together_all_get_their_own_answer() {
-        let (committer, _) = committer(&Disk::default());
+        let (committer, _) = committer();
         let names = ["a", "b", "a", "c"];
         let results = join_all(names.map(|name| committer.commit(create(name)))).await;
         assert!(matches!(results[2], Err(Error::Conflict { actual: Some(Revision(2)), .. })));
@@ -388,7 +431,7 @@ mod tests {
 
     #[test]
     fn a_commit_left_by_its_runtime_is_answered_and_the_next_one_works() {
-        let (committer, _) = committer(&Disk::default());
+        let (committer, _) = committer();
         let runtime = || tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let first = runtime();
         let pending = {

@@ -5,13 +5,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Why a [`DurableStore`](super::DurableStore) did not open. Nothing was changed, unless it says otherwise.
+/// Why a durable store was not opened, backed up, restored or verified. Nothing was changed, unless it says otherwise.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum OpenError {
+pub enum DurableError {
     /// Another store, of this process or another, has the directory open: end that one first.
     #[error("{} is open already", directory.display())]
     Locked {
+        /// The directory.
+        directory: PathBuf,
+    },
+    /// What is to be made is there already: choose another place.
+    #[error("{} is there already", path.display())]
+    Occupied {
+        /// The file, or the directory of a store.
+        path: PathBuf,
+    },
+    /// There is no store to verify.
+    #[error("{} holds no store", directory.display())]
+    Absent {
         /// The directory.
         directory: PathBuf,
     },
@@ -26,7 +38,7 @@ pub enum OpenError {
         reason: &'static str,
     },
     /// The file is of a later version of this program: use that one.
-    #[error("{} has format {found}, but this version reads up to {supported}", file.display())]
+    #[error("{} has format {found}, this version reads up to {supported}: open it with a later version", file.display())]
     Format {
         /// The file.
         file: PathBuf,
@@ -46,7 +58,7 @@ pub enum OpenError {
     },
 }
 
-impl OpenError {
+impl DurableError {
     pub(super) fn io(file: &Path) -> impl FnOnce(io::Error) -> Self {
         let file = file.to_owned();
         |source| Self::Io { file, source }
@@ -60,7 +72,14 @@ impl OpenError {
 /// Why a commit was not acknowledged: the source of an `Unavailable`.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum WriteError {
-    /// Nothing was written; the next commit may succeed, once there is space for example.
+    /// Nothing was written, for want of space; what deletes only may succeed, and the rest once there is space.
+    #[error("no space left to write {}", file.display())]
+    Full {
+        file: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing was written; the next commit may succeed.
     #[error("can't write {}", file.display())]
     Refused {
         file: PathBuf,
@@ -68,12 +87,29 @@ pub(super) enum WriteError {
         source: io::Error,
     },
     /// What the disk holds is not known: no commit succeeds until the store is opened anew.
-    #[error("a sync of {} failed: open the store anew", file.display())]
-    Poisoned { file: PathBuf },
+    #[error("{} could not be brought to the disk: open the store anew", file.display())]
+    Poisoned {
+        file: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// More commits wait than a store should hold.
     #[error("too many commits wait for the disk")]
     Overloaded,
     /// The runtime was shut down, or the writer panicked: the outcome is not known.
     #[error("the commit was abandoned")]
     Abandoned,
+}
+
+impl WriteError {
+    /// The error for a write to `file` of which nothing is left.
+    pub(super) fn refused(file: &Path, source: io::Error) -> Self {
+        let file = file.to_owned();
+        if is_full(&source) { Self::Full { file, source } } else { Self::Refused { file, source } }
+    }
+}
+
+/// Whether there is no space, on the disk or in what the user may take of it.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -9,25 +9,45 @@
 //! DIR/LOCK                              held by the process that has the store open
 //! DIR/checkpoint-00000000000000004711   the entries as of revision 4711; none in a young store
 //! DIR/log-00000000000000004711          the commits after it
+//! DIR/RESERVE                           space for deletions on a full disk
 //! ```
 
 mod checkpoint;
 mod codec;
 mod commit;
+mod disk;
 mod error;
 mod files;
+mod lock;
 mod log;
+mod reader;
 mod recover;
+mod reserve;
 
-use std::{path::Path, sync::Arc};
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod full_disk;
+#[cfg(test)]
+mod simulated;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use async_trait::async_trait;
 use orchestra_core::store::{Entry, Key, Listing, Prefix, Result, Revision, Store, Txn, Watch};
 
-use self::{commit::Committer, files::Directory};
+use self::{
+    commit::Committer,
+    disk::{Directory, Disk},
+    lock::Lock,
+    reserve::Reserve,
+};
 use crate::{state::HistoryLimits, view::View};
 
-pub use self::error::OpenError;
+pub use self::error::DurableError;
 
 /// What can be chosen when a [`DurableStore`] is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,12 +56,14 @@ pub struct DurableOptions {
     pub history: HistoryLimits,
     /// How many bytes the log must have before a checkpoint replaces it; it must also be larger than the live entries.
     pub log_bytes_min: u64,
+    /// How many bytes of disk are held back for deletions, to go on when it is full; 0 for none.
+    pub reserve_bytes: u64,
 }
 
 impl Default for DurableOptions {
-    /// The default history, and checkpoints from 16 MiB of log on.
+    /// The default history, checkpoints from 16 MiB of log on, and a reserve of 1 MiB.
     fn default() -> Self {
-        Self { history: HistoryLimits::default(), log_bytes_min: 16 << 20 }
+        Self { history: HistoryLimits::default(), log_bytes_min: 16 << 20, reserve_bytes: 1 << 20 }
     }
 }
 
@@ -55,12 +77,16 @@ impl Default for DurableOptions {
 /// Bookmarks are as with a [`MemoryStore`](crate::MemoryStore).
 ///
 /// When a sync fails, what the disk holds is unknown: every later commit fails as unavailable until the store is opened
-/// anew. A write that fails cleanly, for want of space for example, fails that commit only. Reads go on in both cases.
+/// anew. Reads and watches go on.
 ///
-/// Damage in the middle of a file is told when it opens. Damage to the very last group of commits can't be told from a
-/// write that a crash cut off, and takes that group.
+/// On a full disk commits fail as unavailable and change nothing, while reads, watches and deletions go on: the store holds
+/// some space back for them ([`reserve_bytes`](DurableOptions::reserve_bytes)). Other commits succeed again once there is
+/// space.
 ///
-/// Dropping the store blocks until the writes under way are done, at most about as long as one sync takes; then the
+/// Damage to a file is told when it opens. Only damage of more than one bit to the very end of the log can't be told from a
+/// write that a crash cut off, and takes what was there: the last group of commits, unless the store was closed since.
+///
+/// Dropping the store blocks until the writes under way are done, at most about as long as two syncs take; then the
 /// directory can be opened again.
 ///
 /// # Examples
@@ -85,8 +111,9 @@ impl Default for DurableOptions {
 pub struct DurableStore {
     view: Arc<View>,
     committer: Arc<Committer>,
-    /// Dropped last, after the files are at rest.
-    directory: Directory,
+    directory: PathBuf,
+    /// Dropped last, after the files are at rest; a simulated disk needs none.
+    _lock: Option<Lock>,
 }
 
 impl DurableStore {
@@ -97,8 +124,8 @@ impl DurableStore {
     ///
     /// # Errors
     ///
-    /// See [`OpenError`].
-    pub fn open(directory: impl AsRef<Path>) -> Result<Self, OpenError> {
+    /// See [`DurableError`].
+    pub fn open(directory: impl AsRef<Path>) -> Result<Self, DurableError> {
         Self::open_with(directory, DurableOptions::default())
     }
 
@@ -106,21 +133,32 @@ impl DurableStore {
     ///
     /// # Errors
     ///
-    /// See [`OpenError`].
-    pub fn open_with(directory: impl AsRef<Path>, options: DurableOptions) -> Result<Self, OpenError> {
-        let directory = Directory::lock(directory.as_ref())?;
-        let (state, log) = recover::recover(directory.path(), options.history)?;
-        tracing::info!(directory = %directory.path().display(), revision = %state.revision(), "store opened");
+    /// See [`DurableError`].
+    pub fn open_with(directory: impl AsRef<Path>, options: DurableOptions) -> Result<Self, DurableError> {
+        let lock = Lock::acquire(directory.as_ref())?;
+        let disk = Arc::new(Directory::new(directory.as_ref()));
+        lock.assert_kept(&*disk)?;
+        let mut store = Self::on(disk, options)?;
+        lock.mark();
+        store._lock = Some(lock);
+        Ok(store)
+    }
+
+    /// Opens the store on a disk that nobody else uses.
+    fn on(disk: Arc<dyn Disk>, options: DurableOptions) -> Result<Self, DurableError> {
+        let directory = disk.path().to_owned();
+        let (state, log) = recover::recover(&disk, options.history)?;
+        let reserve = Reserve::open(Arc::clone(&disk), options.reserve_bytes).map_err(DurableError::io(&directory))?;
+        tracing::info!(directory = %directory.display(), revision = %state.revision(), "store opened");
         let view = Arc::new(View::new(state));
-        let path = directory.path().to_owned();
-        let committer = Arc::new(Committer::new(Arc::clone(&view), log, path, options.log_bytes_min));
-        Ok(Self { view, committer, directory })
+        let committer = Arc::new(Committer::new(Arc::clone(&view), disk, log, reserve, options.log_bytes_min));
+        Ok(Self { view, committer, directory, _lock: None })
     }
 
     /// The directory of the store.
     #[must_use]
     pub fn directory(&self) -> &Path {
-        self.directory.path()
+        &self.directory
     }
 }
 

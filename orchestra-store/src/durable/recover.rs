@@ -1,97 +1,157 @@
 //! From files back to a state, whatever moment they were left at (SEMANTICS 17).
 
-use std::{
-    fs::{self, OpenOptions},
-    path::Path,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use orchestra_core::store::Revision;
 
 use super::{
     checkpoint,
     codec::{FileKind, Record},
-    error::OpenError,
-    files::{Next, Reader, create_log, file_path, remove_before, remove_drafts, revisions},
-    log::Log,
+    disk::Disk,
+    error::DurableError,
+    files::{create_log, file_name, file_path, remove, remove_before, remove_drafts, revisions},
+    log::{End, Log},
+    reader::{Next, Reader},
 };
 use crate::state::{Commit, FIRST, HistoryLimits, State};
 
+/// What the files of a store come to.
+pub(super) struct Found {
+    /// Every acknowledged commit, and perhaps some at the end that were written but not acknowledged.
+    state: State,
+    /// Where the first log that counts begins; what is older is not needed.
+    base: Revision,
+    /// The logs before the last.
+    ended: Vec<Revision>,
+    /// The last log, and where its whole frames end.
+    tail: Tail,
+    /// The logs that were begun but never used, although the store went on.
+    unused: Vec<Revision>,
+    /// How many records were read.
+    records: u64,
+    /// How many bytes of files were read.
+    bytes: u64,
+}
+
+/// The end of a log.
+#[derive(Clone, Copy)]
+struct Tail {
+    base: Revision,
+    len: u64,
+    torn_bytes: u64,
+    end: End,
+}
+
 /// Reads the newest checkpoint and the logs since, and opens the last log to go on with.
 ///
-/// The state holds every acknowledged commit, and may hold some at its end that were written but not acknowledged;
-/// those are made durable before they are shown.
-pub(super) fn recover(directory: &Path, limits: HistoryLimits) -> Result<(State, Log), OpenError> {
-    remove_drafts(directory)?;
-    let checkpoint = revisions(directory, FileKind::Checkpoint)?.pop();
-    let mut logs = revisions(directory, FileKind::Log)?;
+/// Commits that were written but not acknowledged are made durable before they are shown.
+pub(super) fn recover(disk: &Arc<dyn Disk>, limits: HistoryLimits) -> Result<(State, Log), DurableError> {
+    let Some(found) = read(&**disk, limits)? else {
+        remove_drafts(&**disk)?;
+        let log = create_log(disk, FIRST).map_err(DurableError::io(disk.path()))?;
+        return Ok((State::new(limits), log));
+    };
+    remove_drafts(&**disk)?;
+    for base in found.unused {
+        remove(&**disk, &file_name(FileKind::Log, base))?;
+    }
+    // The last process may have ended between writing that a log goes on in the next and syncing that.
+    for base in found.ended {
+        let name = file_name(FileKind::Log, base);
+        let synced = disk.append(&name).and_then(|mut media| media.sync());
+        synced.map_err(DurableError::io(&disk.path().join(name)))?;
+    }
+    let log = resume(&**disk, found.tail)?;
+    // Or between giving a file its name and syncing that.
+    disk.sync_names().map_err(DurableError::io(disk.path()))?;
+    remove_before(&**disk, found.base)?;
+    Ok((found.state, log))
+}
+
+/// Reads the newest checkpoint and the logs since, and changes nothing; `None` if there is no store.
+pub(super) fn read(disk: &dyn Disk, limits: HistoryLimits) -> Result<Option<Found>, DurableError> {
+    let checkpoint = revisions(disk, FileKind::Checkpoint)?.pop();
+    let mut logs = revisions(disk, FileKind::Log)?;
     if checkpoint.is_none() && logs.is_empty() {
-        let (path, file, len) = create_log(directory, FIRST).map_err(OpenError::io(directory))?;
-        return Ok((State::new(limits), Log::new(file, path, len)));
+        return Ok(None);
     }
     let base = checkpoint.unwrap_or(FIRST);
     logs.retain(|log| *log >= base);
     if logs.first() != Some(&base) {
-        return Err(OpenError::corrupt(&file_path(directory, FileKind::Log, base), 0, "the file is gone"));
+        return Err(DurableError::corrupt(&file_path(disk, FileKind::Log, base), 0, "the file is gone"));
     }
-    let mut state = match checkpoint {
-        Some(revision) => checkpoint::read(directory, revision, limits)?,
-        None => State::new(limits),
-    };
-    let reader = replay_all(directory, &logs, &mut state)?;
-    let log = resume(&reader)?;
-    remove_before(directory, base)?;
-    Ok((state, log))
+    let (mut records, mut bytes, mut live) = (0, 0, BTreeMap::new());
+    if let Some(revision) = checkpoint {
+        let mut reader = Reader::open(disk, FileKind::Checkpoint, revision)?;
+        live = checkpoint::read(&mut reader)?;
+        (records, bytes) = (reader.records(), reader.offset());
+    }
+    let tail = Tail { base, len: 0, torn_bytes: 0, end: End::Empty };
+    let state = State::restore(base, live, limits);
+    let mut found = Found { state, base, ended: Vec::new(), tail, unused: Vec::new(), records, bytes };
+    for log in logs {
+        found.replay(disk, log)?;
+    }
+    if let End::Continued(next) = found.tail.end {
+        return Err(DurableError::corrupt(&file_path(disk, FileKind::Log, next), 0, "the file is gone"));
+    }
+    Ok(Some(found))
 }
 
-/// Applies the commits of `logs`, which begin at the state's revision; returns the reader at the end of what is whole.
-fn replay_all(directory: &Path, logs: &[Revision], state: &mut State) -> Result<Reader, OpenError> {
-    let mut last: Option<(Reader, Next)> = None;
-    for &base in logs {
-        let reader = Reader::open(directory, FileKind::Log, base)?;
-        let is_torn = matches!(last, Some((_, Next::Torn)));
-        if reader.is_at_end() && (base < state.revision() || is_torn) {
+impl Found {
+    /// Applies the commits of the log at `base`, which is the next.
+    fn replay(&mut self, disk: &dyn Disk, base: Revision) -> Result<(), DurableError> {
+        let mut reader = Reader::open(disk, FileKind::Log, base)?;
+        let is_torn = self.tail.torn_bytes > 0;
+        if reader.bytes_left() == 0 && (base < self.state.revision() || base == self.state.revision() && is_torn) {
             // It was begun, but an error kept the store with the log before, which tells what came after.
-            fs::remove_file(reader.path()).map_err(OpenError::io(reader.path()))?;
-            continue;
+            self.unused.push(base);
+            return Ok(());
         }
-        if let Some((ended, Next::Torn)) = last {
-            return Err(ended.corrupt("a log that was ended is cut off"));
+        if is_torn {
+            let ended = file_path(disk, FileKind::Log, self.tail.base);
+            return Err(DurableError::corrupt(&ended, self.tail.len, "a log that was ended is cut off"));
         }
-        last = Some(replay(reader, base, state)?);
+        if self.state.revision() != base {
+            return Err(reader.corrupt("the log before this one is not whole"));
+        }
+        let mut end = End::Empty;
+        loop {
+            match reader.next()? {
+                Next::Record(Record::Commits(commits)) => {
+                    end = if commits.is_empty() { End::Sealed } else { End::Open };
+                    self.apply(&reader, commits)?;
+                }
+                Next::Record(Record::Header { revision, .. }) if reader.bytes_left() == 0 => {
+                    end = End::Continued(revision);
+                }
+                Next::Record(_) => return Err(reader.corrupt("a log holds something else than commits")),
+                Next::End | Next::Torn => break,
+            }
+        }
+        self.records += reader.records();
+        self.bytes += reader.offset() + reader.bytes_left();
+        self.ended.extend((self.tail.len > 0).then_some(self.tail.base));
+        self.tail = Tail { base, len: reader.offset(), torn_bytes: reader.bytes_left(), end };
+        Ok(())
     }
-    let (reader, _) = last.expect("the log at the base is never passed over");
-    Ok(reader)
-}
 
-/// Applies the commits of one log; returns the reader at the end of what is whole, and whether the file ends there.
-fn replay(mut reader: Reader, base: Revision, state: &mut State) -> Result<(Reader, Next), OpenError> {
-    if state.revision() != base {
-        return Err(reader.corrupt("the log before this one is not whole"));
-    }
-    loop {
-        match reader.next()? {
-            Next::Record(Record::Commits(commits)) => apply(&reader, commits, state)?,
-            Next::Record(_) => return Err(reader.corrupt("a log holds something else than commits")),
-            end @ (Next::End | Next::Torn) => return Ok((reader, end)),
+    fn apply(&mut self, reader: &Reader, commits: Vec<Commit>) -> Result<(), DurableError> {
+        for commit in commits {
+            if commit.revision.0 != self.state.revision().0 + 1 {
+                return Err(reader.corrupt("a revision does not follow the one before"));
+            }
+            self.state.apply(commit);
         }
+        Ok(())
     }
-}
-
-fn apply(reader: &Reader, commits: Vec<Commit>, state: &mut State) -> Result<(), OpenError> {
-    for commit in commits {
-        if commit.revision.0 != state.revision().0 + 1 {
-            return Err(reader.corrupt("a revision does not follow the one before"));
-        }
-        state.apply(commit);
-    }
-    Ok(())
 }
 
 /// Cuts off what is torn and syncs the rest, which may have been written but not synced when the last process ended.
-fn resume(reader: &Reader) -> Result<Log, OpenError> {
-    let path = reader.path();
-    let file = OpenOptions::new().append(true).open(path).map_err(OpenError::io(path))?;
-    file.set_len(reader.offset()).map_err(OpenError::io(path))?;
-    file.sync_all().map_err(OpenError::io(path))?;
-    Ok(Log::new(file, path.to_owned(), reader.offset()))
+fn resume(disk: &dyn Disk, tail: Tail) -> Result<Log, DurableError> {
+    let name = file_name(FileKind::Log, tail.base);
+    let path = disk.path().join(&name);
+    let mut media = disk.append(&name).map_err(DurableError::io(&path))?;
+    media.truncate(tail.len).and_then(|()| media.sync()).map_err(DurableError::io(&path))?;
+    Ok(Log::new(media, path, tail.len).resumed(tail.end))
 }

@@ -6,12 +6,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::FutureExt as _;
 use orchestra_core::store::{Key, Listing, Prefix, Revision, Store, Txn};
-use orchestra_store::{DurableStore, OpenError};
+use orchestra_store::{DurableError, DurableOptions, DurableStore};
 
 use super::reopen::{open, write};
 
 const COMMITS: u64 = 12;
+/// How many bits of one file are flipped.
+const FLIPS_MAX: usize = 1_000;
 /// The first frame of a file: its head, a tag, the format, a kind and a revision.
 const HEADER_BYTES: usize = 12 + 1 + 4 + 1 + 8;
 const FORMAT_AT: usize = 12 + 1;
@@ -19,7 +22,7 @@ const REVISION_AT: usize = FORMAT_AT + 4 + 1;
 
 /// Makes a store of [`COMMITS`] creations, each synced for itself; returns the path of its log.
 async fn log_of_creations(directory: &Path) -> PathBuf {
-    let store = DurableStore::open(directory).expect("a store opens");
+    let store = try_open(directory).expect("a store opens");
     for index in 0..COMMITS {
         let key = Key::new([format!("{index:02}").as_str()]).expect("a valid name");
         store.commit(Txn::create(key, Bytes::from(vec![b'x'; 40]))).await.expect("a commit");
@@ -28,11 +31,19 @@ async fn log_of_creations(directory: &Path) -> PathBuf {
     first_file(directory, "log-")
 }
 
+/// The files whose names begin so.
+fn files_of(directory: &Path, start: &str) -> impl Iterator<Item = PathBuf> {
+    let files = fs::read_dir(directory).expect("a directory").map(|file| file.expect("a file").path());
+    files.filter(move |path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start)))
+}
+
 /// The file of the lowest revision whose name begins so; a later log is there when a checkpoint was given up.
 fn first_file(directory: &Path, start: &str) -> PathBuf {
-    let files = fs::read_dir(directory).expect("a directory").map(|file| file.expect("a file").path());
-    let named = files.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start)));
-    named.min().expect("such a file")
+    files_of(directory, start).min().expect("such a file")
+}
+
+fn last_file(directory: &Path, start: &str) -> PathBuf {
+    files_of(directory, start).max().expect("such a file")
 }
 
 async fn list(store: &DurableStore) -> Listing {
@@ -46,10 +57,9 @@ async fn a_log_cut_off_anywhere_opens_with_the_commits_before() {
     let log = log_of_creations(directory.path()).await;
     let whole = fs::read(&log).expect("a log");
     let mut most = Revision(0);
-    let head = whole.len() - 1;
-    for len in (HEADER_BYTES..=head).step_by(7).chain([head]) {
+    for len in (HEADER_BYTES..whole.len()).step_by(7).chain([whole.len() - 1]) {
         fs::write(&log, &whole[..len]).expect("a write");
-        let store = DurableStore::open(directory.path()).expect("a crash image opens");
+        let store = try_open(directory.path()).expect("a crash image opens");
         let listing = list(&store).await;
         assert_eq!(listing.entries.len() as u64 + 1, listing.revision.0);
         assert!(listing.entries.iter().zip(2..).all(|(entry, revision)| entry.modified == Revision(revision)));
@@ -58,26 +68,80 @@ async fn a_log_cut_off_anywhere_opens_with_the_commits_before() {
         let fence = Txn::create(Key::new(["fence"]).expect("a valid name"), Bytes::new());
         assert_eq!(store.commit(fence).await.ok(), Some(Revision(listing.revision.0 + 1)));
     }
-    assert_eq!(most, Revision(COMMITS));
+    assert_eq!(most, Revision(COMMITS + 1), "the seal holds no commit");
 }
 
-/// Rule 17: a flipped bit before the last commit is told, with the file; in the last one it may look like a torn write.
+/// Opens the store in `directory`, without checkpoints.
+fn try_open(directory: &Path) -> Result<DurableStore, DurableError> {
+    DurableStore::open_with(directory, DurableOptions { reserve_bytes: 4 << 10, ..DurableOptions::default() })
+}
+
+/// Copies the files of an open store: what is left of it if the process is killed now.
+fn copy(from: &Path, to: &Path) {
+    for file in fs::read_dir(from).expect("a directory") {
+        let file = file.expect("a file");
+        fs::copy(file.path(), to.join(file.file_name())).expect("a copy");
+    }
+}
+
+/// Rule 17: of a store that was closed, and of one that was killed, each file, each bit.
 #[tokio::test]
-async fn a_flipped_bit_is_told_and_never_read() {
+async fn a_flipped_bit_is_told_or_takes_nothing() {
+    let (closed, killed) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    drop(write(&open(closed.path()), 7).await);
+    let store = try_open(closed.path()).expect("a store opens");
+    let key = Key::new(["last"]).expect("a valid key");
+    store.commit(Txn::create(key, Bytes::from_static(b"the last word"))).await.expect("a commit");
+    let expected = list(&store).await;
+    copy(closed.path(), killed.path());
+    drop(store);
+    for directory in [closed.path(), killed.path()] {
+        for name in ["log-", "checkpoint-", "LOCK", "RESERVE"] {
+            let path = last_file(directory, name);
+            flip_bits(directory, &path, &expected);
+        }
+    }
+}
+
+/// Opens the store with each bit of a file flipped, or of a long one with some.
+fn flip_bits(directory: &Path, path: &Path, expected: &Listing) {
+    let whole = fs::read(path).expect("a file");
+    let step = (whole.len() * 8 / FLIPS_MAX).max(1);
+    for bit in (0..whole.len() * 8).step_by(step) {
+        let image = tempfile::tempdir().expect("a temporary directory");
+        copy(directory, image.path());
+        let damaged = image.path().join(path.file_name().expect("a name"));
+        let mut flipped = whole.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&damaged, &flipped).expect("a write");
+        match try_open(image.path()) {
+            Err(DurableError::Corrupt { file, .. }) => assert_eq!(file, damaged),
+            Err(error) => panic!("expected Corrupt, got {error:?}"),
+            Ok(store) => {
+                let listing = store.list(&Prefix::all()).now_or_never().expect("no wait").expect("a listing");
+                assert_eq!(listing, *expected, "bit {bit} of {} was missed", path.display());
+            }
+        }
+    }
+}
+
+/// Rule 17: a whole byte may go, at any place.
+#[tokio::test]
+async fn damage_to_a_closed_store_is_told_or_takes_nothing() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let log = log_of_creations(directory.path()).await;
     let whole = fs::read(&log).expect("a log");
-    let last = whole.windows(4).rposition(|bytes| bytes == b"OrcF").expect("a frame");
-    for position in (0..whole.len()).step_by(3) {
-        let mut flipped = whole.clone();
-        flipped[position] ^= 1 << (position % 8);
-        fs::write(&log, &flipped).expect("a write");
-        match DurableStore::open(directory.path()) {
-            Err(OpenError::Corrupt { file, .. }) => assert_eq!(file, log),
+    let seal = whole.windows(4).rposition(|bytes| bytes == b"OrcF").expect("a frame");
+    for position in 0..whole.len() {
+        let mut damaged = whole.clone();
+        damaged[position] ^= 0xa5;
+        fs::write(&log, &damaged).expect("a write");
+        match try_open(directory.path()) {
+            Err(DurableError::Corrupt { file, .. }) => assert_eq!(file, log),
             Err(error) => panic!("expected Corrupt, got {error:?}"),
             Ok(store) => {
-                assert!(position >= last, "byte {position} was not missed");
-                assert_eq!(list(&store).await.revision, Revision(COMMITS));
+                assert!(position >= seal, "byte {position} was missed");
+                assert_eq!(list(&store).await.revision, Revision(COMMITS + 1));
             }
         }
     }
@@ -99,26 +163,58 @@ async fn a_damaged_checkpoint_is_told_and_never_read() {
     let cuts = (0..whole.len()).map(|len| whole[..len].to_vec());
     for damaged in flips.chain(cuts) {
         fs::write(&checkpoint, damaged).expect("a write");
-        let result = DurableStore::open(directory.path());
-        assert!(matches!(&result, Err(OpenError::Corrupt { file, .. }) if *file == checkpoint), "got {result:?}");
+        let result = try_open(directory.path());
+        assert!(matches!(&result, Err(DurableError::Corrupt { file, .. }) if *file == checkpoint), "got {result:?}");
     }
 }
 
 /// Rule 17: never silently empty.
 #[tokio::test]
-async fn a_missing_file_is_told() {
+async fn a_missing_or_empty_file_or_a_directory_in_its_place_is_told() {
     let directory = tempfile::tempdir().expect("a temporary directory");
-    write(&open(directory.path()), 40).await;
+    let before = write(&open(directory.path()), 40).await;
     drop(open(directory.path()));
+    let aside = directory.path().join("aside");
     for start in ["log-", "checkpoint-"] {
-        let path = first_file(directory.path(), start);
-        let aside = directory.path().join("aside");
+        let path = last_file(directory.path(), start);
         fs::rename(&path, &aside).expect("a rename");
-        let result = DurableStore::open(directory.path());
-        assert!(matches!(result, Err(OpenError::Corrupt { .. })), "got {result:?}");
+        let result = try_open(directory.path());
+        assert!(matches!(result, Err(DurableError::Corrupt { .. })), "got {result:?}");
+        fs::write(&path, b"").expect("a write");
+        let result = try_open(directory.path());
+        assert!(matches!(&result, Err(DurableError::Corrupt { file, .. }) if *file == path), "got {result:?}");
+        fs::remove_file(&path).expect("a removal");
+        fs::create_dir(&path).expect("a directory");
+        let result = try_open(directory.path());
+        assert!(matches!(&result, Err(DurableError::Io { file, .. }) if *file == path), "got {result:?}");
+        fs::remove_dir(&path).expect("a removal");
         fs::rename(&aside, &path).expect("a rename");
     }
-    DurableStore::open(directory.path()).expect("all is back");
+    for name in ["LOCK", "RESERVE"] {
+        fs::write(directory.path().join(name), b"").expect("a write");
+        assert_eq!(list(&open(directory.path())).await, before, "{name} holds nothing of the store");
+        fs::remove_file(directory.path().join(name)).expect("a removal");
+        assert_eq!(list(&open(directory.path())).await, before, "{name} holds nothing of the store");
+    }
+}
+
+/// Rule 17: a store whose files are all gone is not a new one.
+#[tokio::test]
+async fn a_store_without_its_only_file_is_told_from_a_new_one() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let log = log_of_creations(directory.path()).await;
+    fs::remove_file(&log).expect("a removal");
+    let result = try_open(directory.path());
+    assert!(matches!(&result, Err(DurableError::Corrupt { file, .. }) if *file == log), "got {result:?}");
+}
+
+#[test]
+fn a_file_in_place_of_the_directory_is_told() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("file");
+    fs::write(&file, b"").expect("a write");
+    let result = DurableStore::open(&file);
+    assert!(matches!(&result, Err(DurableError::Io { file: told, .. }) if *told == file), "got {result:?}");
 }
 
 /// Makes the header of a log from that of another, with some bytes of its payload replaced.
@@ -139,8 +235,8 @@ async fn a_later_format_is_refused() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let log = log_of_creations(directory.path()).await;
     fs::write(&log, header_with(&log, FORMAT_AT, &9_u32.to_le_bytes())).expect("a write");
-    let result = DurableStore::open(directory.path());
-    assert!(matches!(result, Err(OpenError::Format { found: 9, supported: 1, .. })), "got {result:?}");
+    let result = try_open(directory.path());
+    assert!(matches!(result, Err(DurableError::Format { found: 9, supported: 1, .. })), "got {result:?}");
 }
 
 /// An error after a new log got its name leaves it empty, and the store with the old one.
@@ -149,13 +245,30 @@ async fn a_log_that_was_begun_but_never_used_is_no_damage() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let log = log_of_creations(directory.path()).await;
     let whole = fs::read(&log).expect("a log");
-    let last = whole.windows(4).rposition(|bytes| bytes == b"OrcF").expect("a frame");
+    let frame = |bytes: &[u8]| bytes.windows(4).rposition(|bytes| bytes == b"OrcF").expect("a frame");
+    let seal = frame(&whole);
+    let last = frame(&whole[..seal]);
     let unused = directory.path().join(format!("log-{COMMITS:020}"));
-    for (len, expected) in [(whole.len(), COMMITS + 1), (last + 20, COMMITS)] {
+    for (len, expected) in [(whole.len(), COMMITS + 1), (seal, COMMITS + 1), (last + 20, COMMITS)] {
         fs::write(&log, &whole[..len]).expect("a write");
         fs::write(&unused, header_with(&log, REVISION_AT, &COMMITS.to_le_bytes())).expect("a write");
-        let store = DurableStore::open(directory.path()).expect("a store opens");
+        let store = try_open(directory.path()).expect("a store opens");
         assert_eq!(list(&store).await.revision, Revision(expected));
         assert!(!unused.exists());
+    }
+}
+
+/// Rule 17: the log before one that was begun had all that came before.
+#[tokio::test]
+async fn a_log_that_ends_before_the_next_begins_is_told() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let log = log_of_creations(directory.path()).await;
+    let whole = fs::read(&log).expect("a log");
+    let next = directory.path().join(format!("log-{:020}", COMMITS + 1));
+    fs::write(&next, header_with(&log, REVISION_AT, &(COMMITS + 1).to_le_bytes())).expect("a write");
+    for len in [whole.len() - 20, whole.len() - 60] {
+        fs::write(&log, &whole[..len]).expect("a write");
+        let result = try_open(directory.path());
+        assert!(matches!(result, Err(DurableError::Corrupt { .. })), "got {result:?}");
     }
 }

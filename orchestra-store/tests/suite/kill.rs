@@ -18,14 +18,18 @@ use orchestra_store::{DurableOptions, DurableStore};
 
 /// Names the directory of the store to a child; in its absence a test binary is nobody's child.
 const DIRECTORY_VARIABLE: &str = "ORCHESTRA_STORE_KILL_DIRECTORY";
-const ROUNDS: u64 = 20;
+/// Says how often to kill, for campaigns.
+const ROUNDS_VARIABLE: &str = "ORCHESTRA_STORE_KILL_ROUNDS";
+const ROUNDS: u64 = 50;
+const ROUNDS_IN_CI: u64 = 300;
 const WRITERS: usize = 4;
-const ACKS_MAX: u64 = 400;
+const ACKS_MAX: u64 = 100;
 
 /// Small logs, so that the killed process is in a checkpoint now and then.
 const OPTIONS: DurableOptions = DurableOptions {
     history: orchestra_store::HistoryLimits { commits_max: 10_000, bytes_max: 1 << 24 },
     log_bytes_min: 4 << 10,
+    reserve_bytes: 1 << 10,
 };
 
 /// What a child said of a commit that was acknowledged: `revision key value`.
@@ -42,7 +46,7 @@ async fn no_acknowledged_write_is_lost_to_kill_9() {
     let entropy = Entropy::seeded(9);
     let mut highest = Revision(0);
     let mut acked: BTreeMap<Key, Ack> = BTreeMap::new();
-    for round in 0..ROUNDS {
+    for round in 0..rounds() {
         let acks = run_and_kill(directory.path(), 1 + entropy.next_u64() % ACKS_MAX);
         for ack in acks {
             assert!(ack.revision > highest, "revision {} is used again", ack.revision);
@@ -62,6 +66,14 @@ async fn no_acknowledged_write_is_lost_to_kill_9() {
         assert!(revision > highest, "round {round} wrote something");
         highest = revision;
         assert_history_is_whole(&store).await;
+    }
+}
+
+fn rounds() -> u64 {
+    match env::var(ROUNDS_VARIABLE) {
+        Ok(rounds) => rounds.parse().expect("a number of rounds"),
+        Err(_) if env::var_os("CI").is_some() => ROUNDS_IN_CI,
+        Err(_) => ROUNDS,
     }
 }
 

@@ -4,6 +4,7 @@ mod damage;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod fan_out;
+mod full_disk;
 mod history;
 mod kill;
 mod model;

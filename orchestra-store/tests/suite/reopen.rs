@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::{StreamExt as _, future::join_all};
 use orchestra_core::store::{Key, Listing, Prefix, Revision, Store, Txn};
-use orchestra_store::{DurableOptions, DurableStore, OpenError};
+use orchestra_store::{DurableError, DurableOptions, DurableStore};
 
 fn key(name: &str) -> Key {
     Key::new(["p", name]).expect("a valid name")
@@ -11,7 +11,7 @@ fn key(name: &str) -> Key {
 
 /// Opens the store in `directory` with a checkpoint whenever the log outgrows the entries.
 pub(crate) fn open(directory: &std::path::Path) -> DurableStore {
-    let options = DurableOptions { log_bytes_min: 0, ..DurableOptions::default() };
+    let options = DurableOptions { log_bytes_min: 0, reserve_bytes: 4 << 10, ..DurableOptions::default() };
     DurableStore::open_with(directory, options).expect("a store opens")
 }
 
@@ -81,7 +81,7 @@ fn a_second_opener_is_told_that_the_store_is_open() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let first = open(directory.path());
     let second = DurableStore::open(directory.path());
-    assert!(matches!(second, Err(OpenError::Locked { directory }) if directory == first.directory()));
+    assert!(matches!(second, Err(DurableError::Locked { directory }) if directory == first.directory()));
 }
 
 /// A process that another thread has forked holds every lock of this one until it executes its program.

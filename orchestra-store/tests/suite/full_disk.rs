@@ -1,0 +1,82 @@
+//! A file system that is really full (SEMANTICS 18).
+
+use std::{
+    env, fs,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use bytes::Bytes;
+use orchestra_core::store::{Error, Key, Prefix, Store, Txn};
+use orchestra_store::{DurableOptions, DurableStore};
+
+/// A small file system in memory, unmounted when dropped.
+struct Mount(tempfile::TempDir);
+
+impl Mount {
+    /// Mounts one of so many KiB; `None` without the right to.
+    fn new(kib: u32) -> Option<Self> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let size = format!("size={kib}k");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(directory.path()).output();
+        mount.is_ok_and(|output| output.status.success()).then(|| Self(directory))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(self.path()).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "{} stays mounted", self.path().display());
+    }
+}
+
+/// Takes all the space there is; removed, it gives that back.
+fn fill(directory: &Path) -> PathBuf {
+    let ballast = directory.join("ballast");
+    let chunk = [b'x'; 4096];
+    let mut file = fs::File::create(&ballast).expect("a file");
+    while file.write_all(&chunk).is_ok() {}
+    ballast
+}
+
+/// An error and its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Rule 18.
+#[tokio::test]
+async fn a_store_on_a_full_file_system_refuses_writes_deletes_and_recovers() {
+    let Some(mount) = Mount::new(2048) else {
+        assert!(env::var_os("CI").is_none(), "CI can mount a tmpfs");
+        writeln!(io::stderr(), "skipped: no right to mount a tmpfs").expect("a terminal, a file or a pipe");
+        return;
+    };
+    let data = mount.path().join("data");
+    let store =
+        DurableStore::open_with(&data, DurableOptions { reserve_bytes: 256 << 10, ..DurableOptions::default() });
+    let store = store.expect("a store opens");
+    let key = |name: &str| Key::new([name]).expect("a valid name");
+    let value = Bytes::from(vec![b'x'; 16 << 10]);
+    let seen = store.commit(Txn::create(key("a"), value.clone())).await.expect("there is space");
+    let ballast = fill(mount.path());
+    let error = store.commit(Txn::create(key("b"), value.clone())).await.expect_err("there is none");
+    assert!(matches!(error, Error::Unavailable(_)));
+    let said = chain(&error);
+    assert!(said.contains("no space left") && said.contains(&*data.to_string_lossy()), "it said {said}");
+    assert_eq!(store.list(&Prefix::all()).await.expect("a listing").revision, seen);
+    let deleted = store.commit(Txn::delete(key("a"), seen)).await.expect("deletions go on");
+    assert!(store.commit(Txn::create(key("b"), value.clone())).await.is_err());
+    fs::remove_file(ballast).expect("a removal");
+    let created = store.commit(Txn::create(key("b"), value)).await.expect("there is space again");
+    assert_eq!(created.0, deleted.0 + 1);
+    drop(store);
+    let store = DurableStore::open(&data).expect("it opens again");
+    assert_eq!(store.revision().await.ok(), Some(created));
+}
