@@ -26,6 +26,11 @@ fn own_implementations_pass_their_suites() {
 }
 
 #[test]
+fn a_backup_is_taken_and_restored() {
+    ends_with("backup", "the restored store holds what the backup held");
+}
+
+#[test]
 fn an_operator_is_tested_without_a_socket() {
     ends_with("test_your_operator", "the operator made its config map");
 }

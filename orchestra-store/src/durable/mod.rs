@@ -12,6 +12,7 @@
 //! DIR/RESERVE                           space for deletions on a full disk
 //! ```
 
+mod backup;
 mod checkpoint;
 mod codec;
 mod commit;
@@ -47,7 +48,10 @@ use self::{
 };
 use crate::{state::HistoryLimits, view::View};
 
-pub use self::error::DurableError;
+pub use self::{
+    backup::{Report, restore, verify},
+    error::DurableError,
+};
 
 /// What can be chosen when a [`DurableStore`] is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

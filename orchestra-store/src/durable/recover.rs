@@ -2,9 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use orchestra_core::store::Revision;
+use orchestra_core::store::{Prefix, Revision};
 
 use super::{
+    backup::Report,
     checkpoint,
     codec::{FileKind, Record},
     disk::Disk,
@@ -31,6 +32,15 @@ pub(super) struct Found {
     records: u64,
     /// How many bytes of files were read.
     bytes: u64,
+}
+
+impl Found {
+    /// What of that a user may want to know.
+    pub(super) fn report(&self) -> Report {
+        let Self { records, bytes, .. } = *self;
+        let (revision, torn_bytes) = (self.state.revision(), self.tail.torn_bytes);
+        Report { revision, keys: self.state.under(&Prefix::all()).count() as u64, records, bytes, torn_bytes }
+    }
 }
 
 /// The end of a log.

@@ -8,7 +8,7 @@ use std::{
 use bytes::Bytes;
 use futures::FutureExt as _;
 use orchestra_core::store::{Key, Listing, Prefix, Revision, Store, Txn};
-use orchestra_store::{DurableError, DurableOptions, DurableStore};
+use orchestra_store::{DurableError, DurableOptions, DurableStore, durable::verify};
 
 use super::reopen::{open, write};
 
@@ -204,8 +204,9 @@ async fn a_store_without_its_only_file_is_told_from_a_new_one() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let log = log_of_creations(directory.path()).await;
     fs::remove_file(&log).expect("a removal");
-    let result = try_open(directory.path());
-    assert!(matches!(&result, Err(DurableError::Corrupt { file, .. }) if *file == log), "got {result:?}");
+    for result in [try_open(directory.path()).map(drop), verify(directory.path()).map(drop)] {
+        assert!(matches!(&result, Err(DurableError::Corrupt { file, .. }) if *file == log), "got {result:?}");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The stores against what happens to files and processes, and the wrappers over them.
 
+mod backup;
 mod damage;
 #[cfg(feature = "etcd")]
 mod etcd;
