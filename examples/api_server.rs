@@ -9,7 +9,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 use clap::Parser;
 use orchestra_core::{clock::SystemClock, server::ApiServer};
 use orchestra_net::{address::LoopbackPlan, publish::publish};
-use orchestra_store::DurableStore;
+use orchestra_store::{DurableStore, Retain, retain};
 
 /// An API server over HTTPS.
 #[derive(Parser)]
@@ -29,7 +29,8 @@ async fn main() -> anyhow::Result<()> {
     let data = std::path::absolute(data)?;
     let ranges = LoopbackPlan::of(&data).services();
     let published = publish(&data, listen, &ranges, &SystemClock).await?;
-    let api = ApiServer::builder(Arc::new(DurableStore::open(data.join("store"))?))
+    let store = Arc::new(DurableStore::open(data.join("store"))?);
+    let api = ApiServer::builder(Arc::clone(&store) as _)
         .ranges(ranges)
         .advertise(published.address)
         .dialer(Arc::new(published.node_dialer(&SystemClock)?))
@@ -39,5 +40,6 @@ async fn main() -> anyhow::Result<()> {
         biased;
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
         never = published.serve(api) => match never {},
+        never = retain(store, Retain::default()) => match never {},
     }
 }

@@ -16,6 +16,7 @@ mod view;
 
 pub mod durable;
 mod memory;
+mod retain;
 
 #[cfg(feature = "etcd")]
 pub mod etcd;
@@ -27,6 +28,7 @@ pub use etcd::{EtcdOptions, EtcdStore};
 
 pub use durable::{DurableError, DurableOptions, DurableStore};
 pub use memory::MemoryStore;
+pub use retain::{Retain, retain};
 pub use state::HistoryLimits;
 pub use wrap::{Counted, Encrypted, Faulty, Prefixed, Slow};
 
