@@ -12,7 +12,7 @@ use super::{
     codec::FileKind,
     disk::{Directory, Disk},
     error::DurableError,
-    files::{create_log, file_name, holds_store, remove, remove_drafts},
+    files::{create_log, draft_name, file_name, holds_store, remove, remove_drafts},
     lock::Lock,
     reader::Reader,
     recover,
@@ -50,7 +50,8 @@ impl DurableStore {
     ///
     /// # Errors
     ///
-    /// [`DurableError::Occupied`] if there is a file, and [`DurableError::Io`].
+    /// [`DurableError::Occupied`] if there is the file, or the draft of another backup to it, which may be one that a crash
+    /// ended; and [`DurableError::Io`].
     pub async fn backup(&self, file: impl AsRef<Path>) -> Result<Revision, DurableError> {
         let file = file.as_ref().to_owned();
         let listing = self.view.list(&Prefix::all());
@@ -58,25 +59,23 @@ impl DurableStore {
         spawn_blocking(move || {
             let written = write_new(&file, &listing, || answer.is_closed());
             // Whoever asked may have left.
-            let _: Result<(), _> = answer.send(written.map(|()| listing.revision).map_err(|error| (file, error)));
+            let _: Result<(), _> = answer.send(written.map(|()| listing.revision));
         });
-        match answered.await {
-            Ok(Ok(revision)) => Ok(revision),
-            Ok(Err((path, error))) if error.kind() == io::ErrorKind::AlreadyExists => {
-                Err(DurableError::Occupied { path })
-            }
-            Ok(Err((file, source))) => Err(DurableError::Io { file, source }),
-            Err(_) => Err(DurableError::io(&self.directory)(io::Error::other("the runtime was shut down"))),
-        }
+        let gone = |_| DurableError::io(&self.directory)(io::Error::other("the runtime was shut down"));
+        answered.await.map_err(gone)?
     }
 }
 
-fn write_new(file: &Path, listing: &Listing, stop: impl Fn() -> bool) -> io::Result<()> {
-    let (directory, name) = split(file)?;
-    if file.try_exists()? {
-        return Err(io::ErrorKind::AlreadyExists.into());
+/// Writes a listing to a file that is not there, nor is its draft, which another backup may be writing.
+fn write_new(file: &Path, listing: &Listing, stop: impl Fn() -> bool) -> Result<(), DurableError> {
+    let (directory, name) = split(file).map_err(DurableError::io(file))?;
+    if file.try_exists().map_err(DurableError::io(file))? {
+        return Err(DurableError::Occupied { path: file.to_owned() });
     }
-    checkpoint::write(&directory, &name, listing, stop)
+    checkpoint::write(&directory, &name, listing, stop).map_err(|source| match source.kind() {
+        io::ErrorKind::AlreadyExists => DurableError::Occupied { path: directory.path().join(draft_name(&name)) },
+        _ => DurableError::io(file)(source),
+    })
 }
 
 /// Makes a store in `directory`, which must hold none, of a backup; returns its revision.
@@ -153,4 +152,81 @@ fn split(file: &Path) -> io::Result<(Directory, String)> {
     let name = name.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the name is not text"))?;
     let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
     Ok((Directory::new(parent.unwrap_or(Path::new("."))), name.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, sync::Arc};
+
+    use bytes::Bytes;
+    use orchestra_core::{
+        rng::Entropy,
+        store::{Entry, Key, Listing, Revision},
+    };
+
+    use super::{restore_to, write_new};
+    use crate::{
+        durable::{
+            DurableError,
+            disk::Disk,
+            recover,
+            simulated::{Content, Crash, SimulatedDisk},
+        },
+        state::{FIRST, HistoryLimits},
+    };
+
+    fn listing() -> Listing {
+        let revision = Revision(1_000);
+        let entry = |name| Entry {
+            key: Key::new([name]).expect("a valid name"),
+            value: Bytes::from_static(b"value"),
+            created: Revision(2),
+            modified: Revision(3),
+        };
+        Listing { revision, entries: ["a", "b"].map(entry).to_vec() }
+    }
+
+    #[test]
+    fn a_backup_that_nobody_waits_for_leaves_nothing() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let result = write_new(&directory.path().join("backup"), &listing(), || true);
+        assert!(matches!(result, Err(DurableError::Io { .. })), "got {result:?}");
+        assert_eq!(std::fs::read_dir(directory.path()).expect("a directory").count(), 0);
+    }
+
+    #[test]
+    fn two_backups_to_one_file_do_not_mix() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let (file, draft) = (directory.path().join("backup"), directory.path().join("backup.draft"));
+        std::fs::write(&draft, b"of another").expect("a write");
+        let result = write_new(&file, &listing(), || false);
+        assert!(matches!(&result, Err(DurableError::Occupied { path }) if *path == draft), "got {result:?}");
+        assert_eq!(std::fs::read(&draft).expect("a file"), b"of another");
+    }
+
+    /// Rule 17: never a part of what is restored, and never, once there is a file, a store without entries.
+    #[test]
+    fn a_restore_that_a_crash_cut_off_is_whole_or_told_or_not_there() {
+        let disk = SimulatedDisk::holding(Content::default().recorded());
+        let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+        restore_to(&shared, &listing()).expect("a restore");
+        let mut outcomes = BTreeMap::new();
+        for content in disk.history() {
+            for crash in [Crash::DropAll, Crash::KeepNames, Crash::KeepAll, Crash::Tear(Entropy::seeded(1))] {
+                let image = SimulatedDisk::holding(content.after(&crash));
+                let outcome = match recover::read(&image, HistoryLimits::default()) {
+                    Ok(None) => "not there",
+                    Ok(Some(found)) if found.report().revision == Revision(1_000) => {
+                        assert_eq!(found.report().keys, 2);
+                        "whole"
+                    }
+                    Ok(Some(found)) => panic!("{crash:?}: {:?}, the first is {FIRST}", found.report()),
+                    Err(DurableError::Corrupt { .. }) => "told",
+                    Err(error) => panic!("{crash:?}: {error}"),
+                };
+                *outcomes.entry(outcome).or_insert(0) += 1;
+            }
+        }
+        assert_eq!(outcomes.keys().copied().collect::<Vec<_>>(), ["not there", "told", "whole"]);
+    }
 }

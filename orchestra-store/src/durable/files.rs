@@ -47,13 +47,18 @@ pub(super) fn holds_store(disk: &dyn Disk) -> Result<bool, DurableError> {
     Ok(!revisions(disk, FileKind::Log)?.is_empty() || !revisions(disk, FileKind::Checkpoint)?.is_empty())
 }
 
+/// The name of a file until it is whole.
+pub(super) fn draft_name(name: &str) -> String {
+    format!("{name}{DRAFT}")
+}
+
 /// Writes a file that is there whole or not at all, even after a crash.
 pub(super) fn create_whole(
     disk: &dyn Disk,
     name: &str,
     write: impl FnOnce(&mut dyn Media) -> io::Result<()>,
 ) -> io::Result<()> {
-    let draft = format!("{name}{DRAFT}");
+    let draft = draft_name(name);
     let mut media = disk.create(&draft)?;
     let written = write(&mut *media).and_then(|()| media.sync()).and_then(|()| disk.rename(&draft, name));
     if written.is_err() {

@@ -165,3 +165,42 @@ fn resume(disk: &dyn Disk, tail: Tail) -> Result<Log, DurableError> {
     media.truncate(tail.len).and_then(|()| media.sync()).map_err(DurableError::io(&path))?;
     Ok(Log::new(media, path, tail.len).resumed(tail.end))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use orchestra_core::store::{Change, Key, Revision};
+
+    use super::read;
+    use crate::{
+        durable::{
+            DurableError,
+            codec::FileKind,
+            disk::Disk,
+            files::{create_log, file_name, file_path, remove},
+            simulated::SimulatedDisk,
+        },
+        state::{Commit, FIRST, HistoryLimits},
+    };
+
+    /// Rule 17: a log that went on in another does not do without it.
+    #[test]
+    fn a_lost_log_is_told() {
+        let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::default());
+        let changes = vec![Change::Delete(Key::new(["a"]).expect("a valid key"))];
+        let mut log = create_log(&disk, FIRST).expect("a log");
+        let commit = |revision| [Commit { revision: Revision(revision), changes: changes.clone() }];
+        log.append(&commit(2)).expect("a commit");
+        let mut next = create_log(&disk, Revision(2)).expect("a log");
+        log.continue_in(Revision(2)).expect("a log that goes on");
+        next.append(&commit(3)).expect("a commit");
+        let found = read(&*disk, HistoryLimits::default()).expect("a whole store").expect("a store");
+        assert_eq!(found.report().revision, Revision(3));
+
+        remove(&*disk, &file_name(FileKind::Log, Revision(2))).expect("a removal");
+        let lost = file_path(&*disk, FileKind::Log, Revision(2));
+        let result = read(&*disk, HistoryLimits::default()).map(|found| found.map(|found| found.report()));
+        assert!(matches!(&result, Err(DurableError::Corrupt { file, .. }) if *file == lost), "got {result:?}");
+    }
+}
