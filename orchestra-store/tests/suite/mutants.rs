@@ -188,6 +188,24 @@ fn the_suite_catches_a_store_whose_watches_lose_changes() {
     assert!(is_caught!(Fault::ForgetsDeletions, watch::a_deletion_is_yielded));
 }
 
+/// Whatever is wrong with a store, callers who get in each other's way run into it.
+#[test]
+fn generated_histories_catch_what_the_cases_were_made_for() {
+    for fault in [
+        Fault::IgnoresChecks,
+        Fault::HidesConflicts,
+        Fault::HidesActual,
+        Fault::ListsAsOfBefore,
+        Fault::ListsBackwards,
+        Fault::RepeatsTheStart,
+        Fault::SplitsCommits,
+        Fault::RunsAhead,
+        Fault::ForgetsDeletions,
+    ] {
+        assert!(is_caught!(fault, concurrency::generated_histories_are_as_the_laws_allow), "{fault:?}");
+    }
+}
+
 #[test]
 fn the_suite_passes_the_store_under_the_mutants() {
     conformance::run(|| async { MemoryStore::new() }, watch::a_batch_holds_one_whole_commit_in_key_order);

@@ -4,14 +4,15 @@ mod mutations;
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::future::join_all;
 use orchestra_core::{
     rng::Entropy,
     store::{
-        Store,
+        Entry, Key, Listing, Revision, Store, Txn,
         conformance::history::{
-            Call, History, Log, Outcome, Recorded, Violation, Workload, check_by_revision, check_linearizable,
-            check_watches,
+            Call, History, Log, Operation, Outcome, Recorded, Violation, Workload, check_by_revision,
+            check_linearizable, check_watches,
         },
     },
 };
@@ -119,6 +120,37 @@ async fn a_thousand_histories_on_disk_break_no_law() {
         try_histories(store, seeds.map(workload)).await.assert_hard(HISTORIES / LANES);
     });
     join_all(lanes).await;
+}
+
+/// The checkers are made for more than the short histories above.
+#[tokio::test(start_paused = true)]
+async fn a_long_history_of_many_clients_breaks_no_law() {
+    let workload = Workload { clients: 8, calls: 400, watchers: 4, keys: 4, ..workload(1) };
+    let (history, _) = record(&(Arc::new(MemoryStore::new()) as Arc<dyn Store>), workload).await;
+    assert!(history.operations.len() > 2_000);
+    history.check().expect("no violation");
+}
+
+/// Then what one of them was seen as tells nothing of the other.
+#[test]
+fn two_commits_without_an_answer_may_have_written_the_same_value() {
+    let (key, value) = (Key::new(["a"]).expect("a valid key"), Bytes::from_static(b"same"));
+    let (created, replaced) = (Revision(2), Revision(3));
+    let create = Txn::create(key.clone(), value.clone());
+    let conflict = Outcome::Conflict { key: key.clone(), actual: Some(created) };
+    let replace = Txn::replace(key.clone(), created, value.clone());
+    let entry = Some(Entry { key: key.clone(), value, created, modified: replaced });
+    let calls = [
+        (None, Call::Commit { txn: create.clone(), outcome: Outcome::Unknown }),
+        (Some(3), Call::Commit { txn: create, outcome: conflict }),
+        (None, Call::Commit { txn: replace, outcome: Outcome::Unknown }),
+        (Some(6), Call::Get { key, entry }),
+    ];
+    let operations =
+        [1, 2, 4, 5].into_iter().zip(calls).map(|(invoked, (returned, call))| Operation { invoked, returned, call });
+    let start = Listing { revision: Revision(1), entries: Vec::new() };
+    let history = History { start, operations: operations.collect(), watches: Vec::new() };
+    assert_eq!(history.check(), Ok(()));
 }
 
 /// The same on a real etcd, where a commit that is dropped may come after the next history has begun.

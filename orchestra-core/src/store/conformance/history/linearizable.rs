@@ -157,15 +157,21 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Gives the writers without an answer the names by which others have seen what they put.
+    /// Gives each writer without an answer the names by which others have seen what it put, if no other such put the same.
     fn name_the_untold(&mut self) {
         let seen: Vec<&Entry> = self.steps.iter().flat_map(|step| &step.found).filter_map(Found::entry).collect();
         let mut names: BTreeMap<&Bytes, BTreeSet<Revision>> = BTreeMap::new();
         for entry in seen.into_iter().filter(|entry| !self.told.contains(&entry.modified)) {
             names.entry(&entry.value).or_default().insert(entry.modified);
         }
+        let mut untold: BTreeMap<&Bytes, Vec<&mut Writer<'_>>> = BTreeMap::new();
         for writer in self.writers.iter_mut().filter(|writer| writer.names.is_empty()) {
-            writer.names = names.get(writer.value).cloned().unwrap_or_default();
+            untold.entry(writer.value).or_default().push(writer);
+        }
+        for (value, mut writers) in untold {
+            if let [writer] = &mut writers[..] {
+                writer.names = names.remove(value).unwrap_or_default();
+            }
         }
     }
 

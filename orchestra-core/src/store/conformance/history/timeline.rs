@@ -82,9 +82,10 @@ impl Timeline {
     /// The first commit after `after`, and up to `until`, that changes something under `prefix`.
     pub(super) fn next(&self, prefix: &Prefix, after: Revision, until: Revision) -> Option<Batch> {
         let skip = usize::try_from(after.0.saturating_sub(self.start.0)).unwrap_or(usize::MAX);
-        let later = self.commits().skip(skip).take_while(|(revision, _)| *revision <= until);
+        let later = self.commits.get(skip..)?.iter().zip((after.max(self.start).0 + 1..).map(Revision));
         later
-            .map(|(revision, written)| Batch { revision, changes: under(prefix, &written.changes) })
+            .take_while(|(_, revision)| *revision <= until)
+            .map(|(written, revision)| Batch { revision, changes: under(prefix, &written.changes) })
             .find(|batch| !batch.changes.is_empty())
     }
 

@@ -15,6 +15,8 @@ use crate::rng::Entropy;
 const FOLDERS: [&str; 2] = ["a", "b"];
 /// The name, in each folder, of what is written when all clients are done.
 const FENCE: &str = "fence";
+/// How many turns of others a watcher lets pass before it watches, at most.
+const TURNS_MAX: u64 = 12;
 /// How long to wait until a call that was refused is made again.
 const RETRY: Duration = Duration::from_millis(1);
 
@@ -22,7 +24,7 @@ const RETRY: Duration = Duration::from_millis(1);
 ///
 /// Clients know only what they were told, so that their transactions conflict as those of real ones do: they create,
 /// replace and delete, one key or several at once, check keys that they don't write, list, and compact. Watchers list,
-/// watch, and sometimes drop a watch and resume it; they go on after any error as the contract says.
+/// hesitate, watch, and sometimes drop a watch and resume it; they go on after any error as the contract says.
 ///
 /// Everything is drawn from the seed; on a runtime of one thread with paused time the same history comes out each time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,6 +261,7 @@ impl Watcher {
             }
             let mut after = listing.revision;
             loop {
+                self.hesitate().await;
                 match self.store.watch(&self.prefix, after).await {
                     Ok(watch) => match self.follow(watch, &mut after).await {
                         Next::Resume => {}
@@ -271,6 +274,13 @@ impl Watcher {
         }
     }
 
+    /// Lets some time pass, in which a watch may fall behind.
+    async fn hesitate(&self) {
+        for _ in 0..self.entropy.next_u64() % TURNS_MAX {
+            yield_now().await;
+        }
+    }
+
     async fn follow(&self, mut watch: Watch, after: &mut Revision) -> Next {
         loop {
             match watch.next().await.expect("a watch ends with an error only") {
@@ -279,7 +289,7 @@ impl Watcher {
                     if self.has_fence(&batch) {
                         return Next::End;
                     }
-                    if self.entropy.next_u64() % 8 == 0 {
+                    if self.entropy.next_u64().is_multiple_of(8) {
                         return Next::Resume;
                     }
                 }
