@@ -86,8 +86,17 @@ impl Member {
 
     pub(super) fn pause(&self, paused: bool) -> io::Result<()> {
         let signal = if paused { "-STOP" } else { "-CONT" };
-        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status()?;
-        if status.success() { Ok(()) } else { Err(io::Error::other("etcd can't be signalled")) }
+        let id = self.child.id().to_string();
+        if !Command::new("kill").args([signal, &id]).status()?.success() {
+            return Err(io::Error::other("etcd can't be signalled"));
+        }
+        // One of its threads takes the signal and stops the others: on a busy machine they may answer until then.
+        for _ in 0..PROBES_MAX {
+            if !paused || Command::new("ps").args(["-o", "stat=", "-p", &id]).output()?.stdout.starts_with(b"T") {
+                return Ok(());
+            }
+        }
+        Err(io::Error::other("etcd does not stop"))
     }
 
     /// What it says of itself and its cluster, if it answers at once; needs no user.
