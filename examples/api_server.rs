@@ -28,8 +28,9 @@ async fn main() -> anyhow::Result<()> {
     let Args { data, listen } = Args::parse();
     let data = std::path::absolute(data)?;
     let ranges = LoopbackPlan::of(&data).services();
-    let published = publish(&data, listen, &ranges, &SystemClock).await?;
+    // First: a second server on the same data must not change how the first one is found.
     let store = Arc::new(DurableStore::open(data.join("store"))?);
+    let published = publish(&data, listen, &ranges, &SystemClock).await?;
     let api = ApiServer::builder(Arc::clone(&store) as _)
         .ranges(ranges)
         .advertise(published.address)

@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
+use clap::Parser;
 use orchestra_core::{
     clock::SystemClock,
     controller::LeaderElection,
@@ -14,10 +16,16 @@ use orchestra_core::{
     rng::Entropy,
 };
 
+/// The controllers, for the Kubernetes API that `KUBECONFIG` names.
+#[derive(Parser)]
+struct Args {}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let config = kube::Config::infer().await?;
+    let Args {} = Args::parse();
+    let config =
+        kube::Config::infer().await.context("no API is named: export KUBECONFIG, as `api_server` prints it")?;
     let root_ca = config.root_cert.as_deref().map(root_ca::pem);
     let client = kube::Client::try_from(config)?;
     println!("controllers for {}", client.apiserver_version().await?.git_version);

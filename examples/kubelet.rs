@@ -6,6 +6,7 @@
 
 use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use clap::Parser;
 use orchestra_core::clock::SystemClock;
 use orchestra_net::{
@@ -33,7 +34,8 @@ async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let Args { data, number } = Args::parse();
     let (data, clock, name) = (std::path::absolute(data)?, Arc::new(SystemClock), format!("node-{number}"));
-    let client = kube::Client::try_default().await?;
+    let client =
+        kube::Client::try_default().await.context("no API is named: export KUBECONFIG, as `api_server` prints it")?;
     let dir = data.join(&name);
     let runtime = ProcessRuntime::open(&dir, LoopbackPlan::of(&data).pods(number), POD_ADDRESSES, clock.clone())?;
 

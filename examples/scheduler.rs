@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
+use clap::Parser;
 use orchestra_core::{
     clock::SystemClock,
     controller::LeaderElection,
@@ -15,10 +17,16 @@ use orchestra_core::{
     scheduler::{Pipeline, SchedulingLoop},
 };
 
+/// The scheduler, for the Kubernetes API that `KUBECONFIG` names.
+#[derive(Parser)]
+struct Args {}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let client = kube::Client::try_default().await?;
+    let Args {} = Args::parse();
+    let client =
+        kube::Client::try_default().await.context("no API is named: export KUBECONFIG, as `api_server` prints it")?;
     println!("scheduling for {}", client.apiserver_version().await?.git_version);
     let (clock, entropy) = (Arc::new(SystemClock), Entropy::from_os());
     let host = format!("scheduler-{}", std::process::id());

@@ -6,13 +6,21 @@
 
 use std::{net::Ipv4Addr, sync::Arc};
 
+use anyhow::Context as _;
+use clap::Parser;
 use orchestra_core::{informer::Informers, proxy::NodeView};
 use orchestra_net::proxy::{ServiceProxy, UserspaceProxy};
+
+/// The service proxy of a node, for the Kubernetes API that `KUBECONFIG` names.
+#[derive(Parser)]
+struct Args {}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let client = kube::Client::try_default().await?;
+    let Args {} = Args::parse();
+    let client =
+        kube::Client::try_default().await.context("no API is named: export KUBECONFIG, as `api_server` prints it")?;
     println!("forwarding for {}", client.apiserver_version().await?.git_version);
     let informers = Informers::new(client);
     let node = NodeView { name: "node-1".into(), node_port_addresses: vec![Ipv4Addr::LOCALHOST.into()] };

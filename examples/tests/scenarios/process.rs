@@ -195,6 +195,18 @@ impl SeparateCluster {
         output
     }
 
+    /// A second server on the same data ends, and leaves the kubeconfig to the first.
+    pub(crate) fn refuses_a_second_server(&self) {
+        let mut second = Command::new(example("api_server"));
+        second.arg("--data").arg(self.data.path()).args(["--listen", "127.0.0.1:0"]);
+        let kubeconfig = || std::fs::read(self.data.path().join("kubeconfig")).expect("a kubeconfig");
+        let before = kubeconfig();
+        let output = second.output().expect("the example starts");
+        let said = text(&output.stderr);
+        assert!(!output.status.success() && said.contains("is open already"), "it said: {said}");
+        assert_eq!(kubeconfig(), before);
+    }
+
     /// Applies the manifest with `kubectl`, and waits until all of it runs.
     pub(crate) fn rolls_out(&self) {
         let kubectl = |args: &[&str]| {
