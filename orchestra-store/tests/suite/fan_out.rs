@@ -22,10 +22,13 @@ const COMMITS: u64 = 20_000;
 /// How many namespaces there are, and watchers.
 const WATCHERS: u64 = 1_000;
 /// Each watcher of this many watches all namespaces; the others watch their own.
-const BROAD_EVERY: u64 = 100;
-/// Each watcher of this many is slow.
-const SLOW_EVERY: u64 = 10;
-const SLOW_PAUSE: Duration = Duration::from_millis(20);
+const BROAD_EVERY: u64 = 50;
+/// Each watcher of this many is slow; some of these watch all namespaces.
+const SLOW_EVERY: u64 = 20;
+/// Long enough that what was missed meanwhile is compacted.
+const SLOW_PAUSE: Duration = Duration::from_millis(250);
+/// A slow watcher pauses after one batch of this many, by chance.
+const PAUSES_EVERY: u64 = 64;
 /// A watcher leaves after one batch of this many, by chance, and comes back.
 const LEAVES_EVERY: u64 = 50;
 const WRITERS: u64 = 64;
@@ -70,7 +73,7 @@ async fn fan_out(store: Arc<dyn Store>) {
         let watcher = Watcher {
             store: Arc::clone(&store),
             prefix: if number % BROAD_EVERY == 0 { Prefix::all() } else { namespace(number) },
-            slow: number % SLOW_EVERY == SLOW_EVERY - 1,
+            slow: number % SLOW_EVERY == 0,
             entropy: entropy.fork(),
             seen: start,
             counts: if number % BROAD_EVERY == 0 {
@@ -166,7 +169,7 @@ impl Watcher {
                     }
                     Err(error) => panic!("{error}"),
                 }
-                if self.slow && self.chance(4) {
+                if self.slow && self.chance(PAUSES_EVERY) {
                     sleep(SLOW_PAUSE).await;
                 }
                 if self.chance(LEAVES_EVERY) {
