@@ -8,7 +8,7 @@ use super::metadata::invalid;
 use super::names;
 use super::values::{one_of, port_number, required};
 use super::{FieldError, Path};
-use super::{env, probe, resources};
+use super::{env, probe, resources, security};
 
 const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
@@ -119,6 +119,9 @@ fn every_container(one: &Container, context: Context<'_>, path: &Path<'_>, error
     one_of(one.image_pull_policy.as_deref(), &PULL_POLICIES, &path.field("imagePullPolicy"), errors);
     if let Some(resources) = &one.resources {
         resources::requirements(resources, &path.field("resources"), errors);
+    }
+    if let Some(context) = &one.security_context {
+        security::container(context, &path.field("securityContext"), errors);
     }
 }
 

@@ -23,6 +23,7 @@ mod properties;
 mod rbac;
 mod resources;
 mod schedule;
+mod security;
 mod selector;
 mod service;
 mod values;

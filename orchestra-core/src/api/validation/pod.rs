@@ -9,7 +9,7 @@ use super::metadata::{Scope, invalid, labels_and_annotations, object_meta, objec
 use super::names::{self, NameRule};
 use super::values::{non_negative, one_of, required};
 use super::{FieldError, Path};
-use super::{affinity, container, volume};
+use super::{affinity, container, security, volume};
 
 const RESTART_POLICIES: [&str; 3] = ["Always", "Never", "OnFailure"];
 const DNS_POLICIES: [&str; 4] = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"];
@@ -78,6 +78,9 @@ fn pod_spec(spec: &PodSpec, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     }
     non_negative(spec.termination_grace_period_seconds, &path.field("terminationGracePeriodSeconds"), errors);
     names_of(spec, path, errors);
+    if let Some(context) = &spec.security_context {
+        security::pod(context, &path.field("securityContext"), errors);
+    }
     affinity::tolerations(spec.tolerations.as_deref().unwrap_or_default(), &path.field("tolerations"), errors);
     if let Some(affinity) = &spec.affinity {
         affinity::affinity(affinity, &path.field("affinity"), errors);

@@ -23,6 +23,7 @@ mod priority;
 mod protobuf;
 mod rbac;
 mod review;
+mod security;
 mod services;
 mod subresources;
 mod tables;
