@@ -3,9 +3,12 @@
 
 use std::fmt;
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
+    core::v1::Pod,
+};
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, Client, Resource, ResourceExt as _,
     api::{DynamicObject, Patch, PatchParams, PostParams},
     core::{GroupVersionKind, Request},
     discovery,
@@ -13,14 +16,14 @@ use kube::{
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use crate::{informer::Informers, store::BoxError};
+use crate::{api::pod, informer::Informers, store::BoxError};
 
 /// Where `kubectl apply` keeps what was applied last, by which it tells what a manifest no longer says.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// What is no trouble, but the way every container starts.
 const STARTING: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 
-/// How far deployments have come.
+/// How far the workloads of a cluster have come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// How many of their pods are up to date and available.
@@ -29,7 +32,7 @@ pub struct Progress {
     pub wanted: u64,
     /// Whether any pod is yet to be replaced, or the controller yet to look.
     pub settled: bool,
-    /// What a pod waits for, if it isn't just starting: its name, and the reason.
+    /// What a pod waits for, if it isn't just starting, or that it failed for good: its name, and the reason.
     pub waiting: Option<String>,
 }
 
@@ -38,6 +41,19 @@ impl Progress {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.settled && self.available == self.wanted
+    }
+
+    /// Counts the replica sets that no controller has, too; those of deployments are counted with them.
+    #[must_use]
+    pub fn with_replica_sets<'a>(mut self, sets: impl IntoIterator<Item = &'a ReplicaSet>) -> Self {
+        for set in sets.into_iter().filter(|set| is_uncontrolled(*set)) {
+            let status = set.status.clone().unwrap_or_default();
+            let wanted = count(set.spec.replicas.or(Some(1)));
+            self.wanted += wanted;
+            self.available += count(status.available_replicas).min(wanted);
+            self.settled &= status.observed_generation >= set.metadata.generation;
+        }
+        self
     }
 }
 
@@ -48,29 +64,46 @@ impl fmt::Display for Progress {
     }
 }
 
-/// What the deployments of a cluster have come to, given its pods; pure.
+/// What the deployments of a cluster and the pods that no controller has have come to, given all pods; pure.
 #[must_use]
 pub fn progress<'a>(
     deployments: impl IntoIterator<Item = &'a Deployment>,
     pods: impl IntoIterator<Item = &'a Pod>,
 ) -> Progress {
-    let count = |number: Option<i32>| u64::try_from(number.unwrap_or(0)).unwrap_or(0);
     let mut progress = Progress { settled: true, ..Progress::default() };
     for deployment in deployments {
         let status = deployment.status.clone().unwrap_or_default();
-        let wanted = u64::try_from(deployment.spec.replicas.unwrap_or(1)).unwrap_or(0);
+        let wanted = count(deployment.spec.replicas.or(Some(1)));
         progress.wanted += wanted;
         progress.available += count(status.available_replicas).min(count(status.updated_replicas)).min(wanted);
         progress.settled &= status.observed_generation >= deployment.metadata.generation;
         progress.settled &= status.replicas == status.updated_replicas;
     }
-    progress.waiting = pods.into_iter().find_map(trouble);
+    for one in pods {
+        if is_uncontrolled(one) && one.metadata.deletion_timestamp.is_none() {
+            progress.wanted += 1;
+            progress.available += u64::from(pod::is_ready(one) || pod::phase(one) == "Succeeded");
+        }
+        progress.waiting = progress.waiting.or_else(|| trouble(one));
+    }
     progress
 }
 
-/// Why a pod does not start, with its name.
+fn count(number: Option<i32>) -> u64 {
+    u64::try_from(number.unwrap_or(0)).unwrap_or(0)
+}
+
+/// Whether an object is on its own: it counts by itself, and nothing makes another when it fails.
+fn is_uncontrolled(object: &impl Resource) -> bool {
+    !object.owner_references().iter().any(|owner| owner.controller == Some(true))
+}
+
+/// Why a pod does not start, or that it failed and stays so, with its name.
 fn trouble(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
+    if is_uncontrolled(pod) && pod::phase(pod) == "Failed" {
+        return Some(format!("{}: Failed", pod.name_any()));
+    }
     let unschedulable = status
         .conditions
         .iter()
@@ -90,14 +123,20 @@ fn trouble(pod: &Pod) -> Option<String> {
     Some(format!("{}: {reason}", pod.name_any()))
 }
 
-/// Waits until every deployment of the cluster is rolled out, and tells of each step on the way.
+/// Waits until every deployment of the cluster is rolled out, and every replica set and pod that no controller has is
+/// ready, or has succeeded; tells of each step on the way.
 pub async fn rolled_out(informers: &Informers, mut tell: impl FnMut(&Progress)) {
-    let (deployments, pods) = (informers.of::<Deployment>(), informers.of::<Pod>());
-    let (mut rolled, mut moved) = (deployments.subscribe(), pods.subscribe());
+    // Shared caches may be behind what was just applied; new ones begin with it.
+    let informers = informers.anew();
+    let (deployments, sets, pods) = (informers.of::<Deployment>(), informers.of::<ReplicaSet>(), informers.of::<Pod>());
+    let (mut rolled, mut resized, mut moved) = (deployments.subscribe(), sets.subscribe(), pods.subscribe());
     deployments.synced().await;
+    sets.synced().await;
+    pods.synced().await;
     loop {
-        let (all, pods) = (deployments.list(), pods.list());
-        let now = progress(all.iter().map(AsRef::as_ref), pods.iter().map(AsRef::as_ref));
+        let (all, sets, pods) = (deployments.list(), sets.list(), pods.list());
+        let now = progress(all.iter().map(AsRef::as_ref), pods.iter().map(AsRef::as_ref))
+            .with_replica_sets(sets.iter().map(AsRef::as_ref));
         tell(&now);
         if now.is_complete() {
             return;
@@ -105,6 +144,7 @@ pub async fn rolled_out(informers: &Informers, mut tell: impl FnMut(&Progress)) 
         tokio::select! {
             biased;
             _ = rolled.next() => {}
+            _ = resized.next() => {}
             _ = moved.next() => {}
         }
     }
@@ -235,7 +275,10 @@ fn told(error: kube::Error) -> BoxError {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+    use k8s_openapi::api::{
+        apps::v1::{Deployment, ReplicaSet},
+        core::v1::Pod,
+    };
     use proptest::prelude::*;
     use serde_json::{Value, from_value, json};
 
@@ -281,6 +324,38 @@ mod tests {
         };
         assert_eq!(progress([], [&pod("ContainerCreating")]).waiting, None);
         assert_eq!(progress([], [&pod("ImagePullBackOff")]).waiting.as_deref(), Some("web-0: ImagePullBackOff"));
+    }
+
+    #[test]
+    fn a_pod_or_a_replica_set_that_no_controller_has_is_waited_for() {
+        let owner =
+            json!({ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "a", "uid": "", "controller": true });
+        let pod = |phase: &str, ready: &str, owners: Value| -> Pod {
+            from_value(json!({ "metadata": { "name": "one", "ownerReferences": owners }, "spec": { "containers": [] },
+                "status": { "phase": phase, "conditions": [{ "type": "Ready", "status": ready }] } }))
+            .expect("a pod")
+        };
+        for (pod, complete) in [
+            (pod("Pending", "False", json!([])), false),
+            (pod("Running", "False", json!([])), false),
+            (pod("Running", "True", json!([])), true),
+            (pod("Succeeded", "False", json!([])), true),
+            (pod("Failed", "False", json!([])), false),
+            // It is its set that counts.
+            (pod("Pending", "False", json!([owner])), true),
+        ] {
+            let progress = progress([], [&pod]);
+            assert_eq!(progress.is_complete(), complete, "{pod:?}");
+            assert_eq!(progress.waiting.as_deref() == Some("one: Failed"), super::pod::phase(&pod) == "Failed");
+        }
+        let set = |owners: Value, available: i32| -> ReplicaSet {
+            from_value(json!({ "metadata": { "ownerReferences": owners }, "spec": { "replicas": 2, "selector": {} },
+                "status": { "replicas": 2, "availableReplicas": available } }))
+            .expect("a set")
+        };
+        for (set, complete) in [(set(json!([]), 1), false), (set(json!([]), 2), true), (set(json!([owner]), 1), true)] {
+            assert_eq!(progress([], []).with_replica_sets([&set]).is_complete(), complete, "{set:?}");
+        }
     }
 
     proptest! {

@@ -80,6 +80,11 @@ impl Informers {
         Self { client, caches: Arc::default() }
     }
 
+    /// Caches of their own, filled by the same client: once synced they show all that was written before.
+    pub(crate) fn anew(&self) -> Self {
+        Self::new(self.client.clone())
+    }
+
     /// The objects of a kind in all namespaces.
     #[must_use]
     pub fn of<K: Cached>(&self) -> Lister<K> {

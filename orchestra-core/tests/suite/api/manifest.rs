@@ -1,16 +1,17 @@
 //! Manifests, applied in-process as `kubectl apply` applies them.
 
-use std::error::Error as _;
+use std::{error::Error as _, time::Duration};
 
-use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
 };
-use orchestra_core::{manifest, server::UserInfo};
+use orchestra_core::{informer::Informers, manifest, server::UserInfo};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
-use super::fixture::{Cluster, deployment};
+use super::fixture::{Cluster, deployment, pod};
 
 fn client() -> Client {
     Cluster::new().server.client(UserInfo::master("admin"))
@@ -73,4 +74,27 @@ async fn a_manifest_applied_again_undoes_nobodys_work() {
     manifest::apply(&client, [web(None)]).await.expect("applied without replicas");
     let changed = deployments.get("web").await.expect("there");
     assert_eq!((env(&changed).len(), changed.spec.replicas), (2, Some(1)));
+}
+
+/// SEMANTICS 41: caches that others have had for long may not know of it yet.
+#[tokio::test(start_paused = true)]
+async fn a_pod_of_the_manifest_is_waited_for() {
+    let client = client();
+    let informers = Informers::new(client.clone());
+    let shared = informers.of::<Pod>();
+    shared.synced().await;
+    let mut once = pod("once");
+    once["apiVersion"] = "v1".into();
+    once["kind"] = "Pod".into();
+    manifest::apply(&client, [once]).await.expect("created");
+
+    let mut told = Vec::new();
+    let patience = Duration::from_secs(1);
+    let early = timeout(patience, manifest::rolled_out(&informers, |now| told.push(now.to_string()))).await;
+    assert!(early.is_err(), "{told:?}");
+    assert_eq!(told[0], "0 of 1 pods available");
+    let status = json!({ "status": { "phase": "Succeeded" } });
+    let pods = Api::<Pod>::default_namespaced(client);
+    pods.patch_status("once", &PatchParams::default(), &Patch::Merge(status)).await.expect("patched");
+    timeout(patience, manifest::rolled_out(&informers, |_| {})).await.expect("nothing is left to do");
 }
