@@ -168,8 +168,8 @@ pub enum Error {
     Malformed {
         /// Which one, from 1.
         document: usize,
-        /// What it lacks.
-        field: &'static str,
+        /// What it lacks, such as `kind` or, of a list, `items[0].kind`.
+        field: String,
     },
     /// The server refused it.
     #[error("{kind} {name} was not applied")]
@@ -194,27 +194,43 @@ pub fn parse(text: &str) -> Result<Vec<Value>, Error> {
     documents.map(|(value, document)| value.map_err(|source| Error::Unreadable { document, source })).collect()
 }
 
-/// Applies the objects in order, and notes what was applied as `kubectl apply` does, so that it can take over; one without a namespace goes to `default`, if its kind has namespaces.
+/// Applies the objects in order, and notes what was applied as `kubectl apply` does, so that it can take over; one without a namespace goes to `default`, if its kind has namespaces. A `List`, as `kubectl get` writes it, is its items.
 ///
 /// # Errors
 ///
 /// [`Error`] for the first object that can't be applied; those before it are.
 pub async fn apply(client: &Client, objects: impl IntoIterator<Item = Value>) -> Result<(), Error> {
-    for (at, object) in objects.into_iter().enumerate().filter(|(_, object)| !object.is_null()) {
-        let field = |name: &'static str, value: &Value| {
-            let text = value.as_str().map(str::to_owned).filter(|text| !text.is_empty());
-            text.ok_or(Error::Malformed { document: at + 1, field: name })
-        };
-        let api_version = field("apiVersion", &object["apiVersion"])?;
-        let kind = field("kind", &object["kind"])?;
-        let name = field("metadata.name", &object["metadata"]["name"])?;
-        apply_one(client, &api_version, &kind, &name, object).await.map_err(|error| Error::Refused {
-            kind,
-            name,
-            source: told(error),
-        })?;
+    for (object, document) in objects.into_iter().zip(1..).filter(|(object, _)| !object.is_null()) {
+        for (place, object) in listed(object, document)? {
+            let field = |name: &str, value: &Value| {
+                let text = value.as_str().map(str::to_owned).filter(|text| !text.is_empty());
+                text.ok_or_else(|| Error::Malformed { document, field: format!("{place}{name}") })
+            };
+            let api_version = field("apiVersion", &object["apiVersion"])?;
+            let kind = field("kind", &object["kind"])?;
+            let name = field("metadata.name", &object["metadata"]["name"])?;
+            apply_one(client, &api_version, &kind, &name, object).await.map_err(|error| Error::Refused {
+                kind,
+                name,
+                source: told(error),
+            })?;
+        }
     }
     Ok(())
+}
+
+/// The objects of a document, each with what leads to its fields: the document itself, or the items of a list.
+fn listed(mut object: Value, document: usize) -> Result<Vec<(String, Value)>, Error> {
+    if object["apiVersion"] != "v1" || object["kind"] != "List" {
+        return Ok(vec![(String::new(), object)]);
+    }
+    match object["items"].take() {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(items) => {
+            Ok(items.into_iter().enumerate().map(|(at, item)| (format!("items[{at}]."), item)).collect())
+        }
+        _ => Err(Error::Malformed { document, field: "items".into() }),
+    }
 }
 
 async fn apply_one(client: &Client, api_version: &str, kind: &str, name: &str, mut object: Value) -> kube::Result<()> {

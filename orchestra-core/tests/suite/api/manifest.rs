@@ -2,7 +2,10 @@
 
 use std::{error::Error as _, time::Duration};
 
-use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{ConfigMap, Pod},
+};
 use kube::{
     Api, Client,
     api::{Patch, PatchParams},
@@ -97,4 +100,23 @@ async fn a_pod_of_the_manifest_is_waited_for() {
     let pods = Api::<Pod>::default_namespaced(client);
     pods.patch_status("once", &PatchParams::default(), &Patch::Merge(status)).await.expect("patched");
     timeout(patience, manifest::rolled_out(&informers, |_| {})).await.expect("nothing is left to do");
+}
+
+/// As `kubectl get -o yaml` writes it.
+#[tokio::test(start_paused = true)]
+async fn a_list_is_its_items() {
+    let client = client();
+    let map = |name: &str| json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": name } });
+    let list = |items: Value| json!({ "apiVersion": "v1", "kind": "List", "metadata": {}, "items": items });
+    manifest::apply(&client, [list(json!([])), list(json!([map("a"), map("b")]))]).await.expect("applied");
+    let maps = Api::<ConfigMap>::default_namespaced(client.clone());
+    for name in ["a", "b"] {
+        maps.get(name).await.expect("made");
+    }
+
+    let nameless = [map("a"), list(json!([map("c"), map("")]))];
+    let error = manifest::apply(&client, nameless).await.expect_err("the second item is nobody");
+    assert_eq!(error.to_string(), "document 2 of the manifest has no items[1].metadata.name");
+    let error = manifest::apply(&client, [list(json!("c"))]).await.expect_err("no items");
+    assert_eq!(error.to_string(), "document 1 of the manifest has no items");
 }
