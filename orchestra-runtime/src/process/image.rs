@@ -10,9 +10,8 @@ use std::{
 };
 
 use orchestra_core::runtime::{Error, Mount, Result};
-use tokio::process::Command;
 
-use super::{launch::find, script::quote};
+use super::{launch::find, script::quote, unpack};
 
 /// The image that is the node's own files.
 pub(super) const HOST_IMAGE: &str = "host";
@@ -33,12 +32,12 @@ pub(super) enum Image {
 }
 
 impl Image {
-    /// Finds what `reference` names: `host`, or an absolute path.
+    /// Finds what `reference` names: `host`, or an absolute path; `dir` is the runtime's directory.
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if there is no such thing, or it is not for this user.
-    pub(super) fn find(reference: &str) -> Result<Self> {
+    /// [`Error::Image`] if there is no such thing, or it is not for this user, or `dir` is in it.
+    pub(super) fn find(reference: &str, dir: &Path) -> Result<Self> {
         let refused = |why: &str| Error::Image { image: reference.into(), source: why.into() };
         if reference == HOST_IMAGE {
             return Ok(Self::Host);
@@ -53,6 +52,10 @@ impl Image {
             return Err(refused("a root of its own takes a runtime that runs as root; the image host does not"));
         }
         let path = path.canonicalize().map_err(|error| refused(&error.to_string()))?;
+        // A copy of it would hold itself.
+        if dir.starts_with(&path) {
+            return Err(refused(&format!("it contains the runtime's own directory, {}", dir.display())));
+        }
         if path.is_dir() {
             return Ok(Self::Directory(path));
         }
@@ -75,39 +78,14 @@ impl Image {
         }
     }
 
-    /// Fills the empty directory `root` with the image's files.
+    /// Fills the empty directory `root` with the image's files. A call that is dropped stops soon, with the rest missing.
     pub(super) async fn unpack(&self, root: &Path) -> Result<()> {
         match self {
             Self::Host => Ok(()),
-            Self::Directory(path) => {
-                let copy = Command::new(find("cp", DEFAULT_PATH, Path::new("/"))?)
-                    .args(["--archive", "--reflink=auto", "--"])
-                    .args([path.join(".").as_path(), root])
-                    .output();
-                let copied = copy.await.map_err(Error::unavailable)?;
-                let complaint = || String::from_utf8_lossy(&copied.stderr).into_owned();
-                if copied.status.success() { Ok(()) } else { Err(Error::unavailable(complaint())) }
-            }
-            Self::Tarball(path) => {
-                let (path, root) = (path.clone(), root.to_owned());
-                let unpacking = tokio::task::spawn_blocking(move || unpack_tarball(&path, &root));
-                unpacking.await.map_err(Error::unavailable)?.map_err(Error::unavailable)
-            }
+            Self::Directory(path) => unpack::copy_directory(path, root).await,
+            Self::Tarball(path) => unpack::unpack_tarball(path, root).await,
         }
     }
-}
-
-pub(super) fn unpack_tarball(path: &Path, root: &Path) -> io::Result<()> {
-    const GZIP: [u8; 2] = [0x1f, 0x8b];
-    let mut magic = [0; 2];
-    io::Read::read_exact(&mut fs::File::open(path)?, &mut magic)?;
-    let file = io::BufReader::new(fs::File::open(path)?);
-    let source: Box<dyn io::Read> =
-        if magic == GZIP { Box::new(flate2::read::GzDecoder::new(file)) } else { Box::new(file) };
-    let mut tarball = tar::Archive::new(source);
-    tarball.set_preserve_permissions(true);
-    tarball.set_preserve_ownerships(true);
-    tarball.unpack(root)
 }
 
 /// Wraps `line` so that it runs with `root` as its root, `working_dir` in it, and `mounts` at their places.
@@ -190,9 +168,20 @@ mod tests {
 
     #[test]
     fn a_reference_is_the_host_or_a_path() {
-        assert_eq!(Image::find("host").unwrap(), Image::Host);
+        let data = Path::new("/var/lib/runtime");
+        assert_eq!(Image::find("host", data).unwrap(), Image::Host);
         for bad in ["nginx:1.27", "/no/such/directory", "/etc/hostname"] {
-            assert!(matches!(Image::find(bad), Err(Error::Image { .. })), "{bad}");
+            assert!(matches!(Image::find(bad, data), Err(Error::Image { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_contains_the_runtime_is_no_image() {
+        let parent = tempfile::tempdir().unwrap();
+        let parent = parent.path().canonicalize().unwrap();
+        let data = parent.join("data");
+        for bad in [Path::new("/"), &parent] {
+            assert!(matches!(Image::find(&bad.to_string_lossy(), &data), Err(Error::Image { .. })), "{bad:?}");
         }
     }
 }

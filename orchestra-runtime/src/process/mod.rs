@@ -40,6 +40,7 @@ use tokio::{
     sync::{Notify, broadcast},
     task::JoinSet,
 };
+use tokio_util::sync::CancellationToken;
 
 use self::{
     container::{CONTAINER_FILE, Container},
@@ -50,6 +51,7 @@ use self::{
     sandbox::Sandbox,
     spool::Spool,
     supervisor::Supervisor,
+    unpack::remove_dir,
 };
 use crate::{address::AddressPool, hints::hints};
 
@@ -65,6 +67,7 @@ mod sandbox;
 mod script;
 mod spool;
 mod supervisor;
+mod unpack;
 
 /// How many hints wait for a reader; a reader that is further behind looks at everything anyway.
 const EVENTS_MAX: usize = 1_024;
@@ -164,8 +167,9 @@ impl ProcessRuntime {
         self.sandbox(&id.sandbox)?.container(id)
     }
 
-    /// Starts a container, unless there is one; not to be cancelled halfway.
-    async fn start(self, id: ContainerId, spec: ContainerSpec) -> Result<()> {
+    /// Starts a container, unless there is one; not to be dropped halfway. Once it is `unwanted`, it is left unless it has
+    /// come as far as to run something.
+    async fn start(self, id: ContainerId, spec: ContainerSpec, unwanted: CancellationToken) -> Result<()> {
         let absent = || Error::NoSandbox(id.sandbox.clone());
         let sandbox = self.sandbox(&id.sandbox).ok_or_else(absent)?;
         let _changing = sandbox.changing.lock().await;
@@ -175,11 +179,20 @@ impl ProcessRuntime {
         if sandbox.container(&id).is_some() {
             return Ok(());
         }
-        let image = Image::find(&spec.image)?;
+        let image = Image::find(&spec.image, &self.shared.dir)?;
         let dir = sandbox.fresh_dir(&id).map_err(Error::unavailable)?;
-        let launched = self.shared.launch(&sandbox, &id, &spec, &image, &dir).await;
+        let unpacked = tokio::select! {
+            biased;
+            () = unwanted.cancelled() => Err(Error::unavailable("the start was given up")),
+            () = sandbox.ending.cancelled() => Err(absent()),
+            unpacked = unpack_into(&image, &dir) => unpacked,
+        };
+        let launched = match unpacked {
+            Ok(()) => self.shared.launch(&sandbox, &id, &spec, &image, &dir).await,
+            failed => failed,
+        };
         if launched.is_err() {
-            let _left_for_the_next = fs::remove_dir_all(&dir);
+            let _left_for_the_next = remove_dir(&dir);
         }
         launched
     }
@@ -202,7 +215,7 @@ impl Shared {
         tasks.spawn(task);
     }
 
-    /// Starts a container's processes in its fresh directory, and the task that watches over them.
+    /// Starts a container's processes in its directory, which has its root, and the task that watches over them.
     async fn launch(
         &self,
         sandbox: &Sandbox,
@@ -212,8 +225,6 @@ impl Shared {
         dir: &Path,
     ) -> Result<()> {
         let root = dir.join(ROOT_DIR);
-        fs::create_dir(&root).map_err(Error::unavailable)?;
-        image.unpack(&root).await?;
         let launch = Launch::new(spec, image, &root, &sandbox.record.hostname, sandbox.record.address)?;
         let script = script::supervise(dir, &launch.line)?;
         let spool = Spool::open(dir).map_err(Error::unavailable)?;
@@ -271,10 +282,7 @@ impl Shared {
 
     /// Forgets a sandbox in which nothing runs.
     fn forget(&self, sandbox: &Arc<Sandbox>) -> Result<()> {
-        match fs::remove_dir_all(&sandbox.dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::unavailable(error)),
-            _ => {}
-        }
+        remove_dir(&sandbox.dir).map_err(Error::unavailable)?;
         let mut state = self.lock();
         if state.sandboxes.get(&sandbox.id).is_some_and(|current| Arc::ptr_eq(current, sandbox)) {
             state.sandboxes.remove(&sandbox.id);
@@ -308,11 +316,11 @@ impl ContainerRuntime for ProcessRuntime {
     }
 
     async fn pull_image(&self, image: &str) -> Result<Box<str>> {
-        Image::find(image).map(|image| image.id())
+        Image::find(image, &self.shared.dir).map(|image| image.id())
     }
 
     async fn image_id(&self, image: &str) -> Result<Option<Box<str>>> {
-        Ok(Image::find(image).ok().map(|image| image.id()))
+        Ok(Image::find(image, &self.shared.dir).ok().map(|image| image.id()))
     }
 
     async fn create_sandbox(&self, id: &SandboxId, spec: &SandboxSpec) -> Result<()> {
@@ -342,6 +350,7 @@ impl ContainerRuntime for ProcessRuntime {
 
     async fn remove_sandbox(&self, id: &SandboxId) -> Result<()> {
         let Some(sandbox) = self.sandbox(id) else { return Ok(()) };
+        sandbox.ending.cancel();
         let _changing = sandbox.changing.lock().await;
         sandbox.stop_all(Duration::ZERO).await?;
         self.shared.forget(&sandbox)
@@ -351,8 +360,10 @@ impl ContainerRuntime for ProcessRuntime {
         if !id.is_valid() {
             return Err(Error::Invalid(format!("container id {id} is no name").into()));
         }
-        // On a task of its own, which a dropped call leaves to its end: half a start would leave processes behind.
-        let start = tokio::spawn(self.clone().start(id.clone(), spec.clone()));
+        // On a task of its own, for half a start would leave processes behind: a dropped call only tells it.
+        let unwanted = CancellationToken::new();
+        let start = tokio::spawn(self.clone().start(id.clone(), spec.clone(), unwanted.clone()));
+        let _dropped = unwanted.drop_guard();
         start.await.map_err(Error::unavailable)?
     }
 
@@ -389,6 +400,13 @@ impl ContainerRuntime for ProcessRuntime {
     fn ports(&self) -> Option<&dyn SandboxPorts> {
         Some(self)
     }
+}
+
+/// Makes and fills the root of a container in its fresh directory.
+async fn unpack_into(image: &Image, dir: &Path) -> Result<()> {
+    let root = dir.join(ROOT_DIR);
+    fs::create_dir(&root).map_err(Error::unavailable)?;
+    image.unpack(&root).await
 }
 
 /// Makes the directory, for this user alone, and returns its absolute path.

@@ -15,11 +15,13 @@ use orchestra_core::{
     clock::Timestamp,
     runtime::{ContainerId, Error, Result, SandboxId, SandboxSpec, SandboxStatus},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     DIR_MODE,
     container::Container,
     record::{self, SandboxRecord},
+    unpack::remove_dir,
 };
 
 /// Where a sandbox is written down.
@@ -32,6 +34,8 @@ pub(super) struct Sandbox {
     pub(super) record: SandboxRecord,
     /// Held while a container is started or the sandbox removed, so that each is done once.
     pub(super) changing: tokio::sync::Mutex<()>,
+    /// Cancelled once it is to be removed: no container is wanted anymore.
+    pub(super) ending: CancellationToken,
     containers: Mutex<BTreeMap<ContainerId, Arc<Container>>>,
 }
 
@@ -82,7 +86,8 @@ impl Sandbox {
         record: SandboxRecord,
         containers: BTreeMap<ContainerId, Arc<Container>>,
     ) -> Self {
-        Self { id, dir, record, changing: tokio::sync::Mutex::new(()), containers: Mutex::new(containers) }
+        let (changing, ending) = (tokio::sync::Mutex::new(()), CancellationToken::new());
+        Self { id, dir, record, changing, ending, containers: Mutex::new(containers) }
     }
 
     /// Makes an empty directory for a container that is about to start.
@@ -141,14 +146,6 @@ impl Sandbox {
 
 fn create_dir(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(DIR_MODE).create(dir)
-}
-
-/// Removes a directory; an absent one is a success.
-fn remove_dir(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// The directories in a directory, with their names, in no order.

@@ -7,11 +7,12 @@ use futures::StreamExt as _;
 use orchestra_core::{
     clock::SystemClock,
     runtime::{
-        ContainerId, ContainerRuntime, ContainerSpec, LogOptions, SandboxId, SandboxSpec,
+        ContainerId, ContainerRuntime, ContainerSpec, Error, LogOptions, SandboxId, SandboxSpec,
         conformance::{CASES, Fixture, Time, run},
     },
 };
 use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
 
 use super::{ProcessRuntime, spool::Spool};
 
@@ -85,13 +86,50 @@ fn every_law_holds_in_a_root_of_its_own() {
     let tarball = shell_tarball(&images);
     let directory = images.path().join("root");
     fs::create_dir(&directory).unwrap();
-    super::image::unpack_tarball(&tarball, &directory).unwrap();
+    super::unpack::unpack_until(&tarball, &directory, CancellationToken::new()).unwrap();
     for case in CASES {
         for image in [&tarball, &directory] {
             run(case.name, Time::Real, &Node { dir: TempDir::new().unwrap(), image: image.clone() });
         }
     }
     assert!(!directory.join("shared").exists(), "each container has a copy of its own");
+}
+
+/// A tarball of one file of four gigabytes, which takes no room and long to unpack.
+fn long_tarball(dir: &TempDir) -> PathBuf {
+    const SIZE: u64 = 4 << 30;
+    let path = dir.path().join("long.tar");
+    let mut header = tar::Header::new_gnu();
+    header.set_path("file").unwrap();
+    header.set_size(SIZE);
+    header.set_cksum();
+    fs::write(&path, header.as_bytes()).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_len(SIZE + 4 * 512).unwrap();
+    path
+}
+
+#[tokio::test]
+async fn the_removal_of_a_sandbox_does_not_wait_for_its_image() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let image = long_tarball(&dir).to_string_lossy().into();
+    let node = ProcessRuntime::open(dir.path().join("node"), FIRST, 8, Arc::new(SystemClock)).unwrap();
+    let sandbox = SandboxId("a".into());
+    node.create_sandbox(&sandbox, &SandboxSpec::default()).await.unwrap();
+    let id = ContainerId { sandbox: sandbox.clone(), name: "main".into(), attempt: 0 };
+    let spec = ContainerSpec { image, command: vec!["true".into()], ..ContainerSpec::default() };
+    let removal = async {
+        while !dir.path().join("node/sandboxes/a/main.0/root/file").exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        node.remove_sandbox(&sandbox).await
+    };
+    let (started, removed) = tokio::join!(node.start_container(&id, &spec), removal);
+    assert!(matches!(started, Err(Error::NoSandbox(_))), "{started:?}");
+    removed.unwrap();
+    assert!(!dir.path().join("node/sandboxes/a").exists());
 }
 
 /// Descriptors and children of this process.
