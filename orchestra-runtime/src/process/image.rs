@@ -36,7 +36,7 @@ impl Image {
     ///
     /// # Errors
     ///
-    /// [`Error::Image`] if there is no such thing, or it is not for this user, or `dir` is in it.
+    /// [`Error::Image`] if there is no such thing, it can't be read, it is not for this user, or `dir` is in it.
     pub(super) fn find(reference: &str, dir: &Path) -> Result<Self> {
         let refused = |why: &str| Error::Image { image: reference.into(), source: why.into() };
         if reference == HOST_IMAGE {
@@ -59,9 +59,12 @@ impl Image {
         if path.is_dir() {
             return Ok(Self::Directory(path));
         }
-        match TARBALLS.iter().any(|ending| reference.ends_with(ending)) {
-            true => Ok(Self::Tarball(path)),
-            false => Err(refused("neither a directory nor a tarball (.tar, .tar.gz, .tgz)")),
+        if !path.is_file() || !TARBALLS.iter().any(|ending| reference.ends_with(ending)) {
+            return Err(refused("neither a directory nor a tarball (.tar, .tar.gz, .tgz)"));
+        }
+        match unpack::fault_of_tarball(&path) {
+            Some(fault) => Err(refused(&fault)),
+            None => Ok(Self::Tarball(path)),
         }
     }
 
@@ -172,6 +175,21 @@ mod tests {
         assert_eq!(Image::find("host", data).unwrap(), Image::Host);
         for bad in ["nginx:1.27", "/no/such/directory", "/etc/hostname"] {
             assert!(matches!(Image::find(bad, data), Err(Error::Image { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_unreadable_tarball_is_no_image() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("noise.tar");
+        // As random bytes are, but the same each time.
+        let noise: Vec<u8> = (0_u32..4_096).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+        for bytes in [&noise[..], &noise[..100], b"\x1f\x8b\0\x01\x02", b""] {
+            std::fs::write(&path, bytes).unwrap();
+            let outcome = Image::find(&path.to_string_lossy(), Path::new("/var/lib/runtime"));
+            let Err(Error::Image { source, .. }) = outcome else { panic!("{outcome:?}") };
+            let why = source.to_string();
+            assert!(!why.contains(|c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER), "{why:?}");
         }
     }
 

@@ -39,9 +39,30 @@ fn leashed(program: &str) -> Command {
 pub(super) async fn unpack_tarball(path: &Path, root: &Path) -> Result<()> {
     let dropped = CancellationToken::new();
     let _guard = dropped.clone().drop_guard();
-    let (path, root) = (path.to_owned(), root.to_owned());
-    let unpacking = tokio::task::spawn_blocking(move || unpack_until(&path, &root, dropped));
-    unpacking.await.map_err(Error::unavailable)?.map_err(Error::unavailable)
+    let (tarball, root) = (path.to_owned(), root.to_owned());
+    let unpacking = tokio::task::spawn_blocking(move || unpack_until(&tarball, &root, dropped));
+    let unpacked = unpacking.await.map_err(Error::unavailable)?;
+    unpacked.map_err(|error| Error::Image { image: path.to_string_lossy().into(), source: describe(&error).into() })
+}
+
+/// Why a file can't be a tarball, as far as its first header tells; none if it may be one.
+pub(super) fn fault_of_tarball(path: &Path) -> Option<String> {
+    let first = open_tarball(path, CancellationToken::new())
+        .and_then(|mut tarball| tarball.entries()?.next().transpose().map(drop));
+    first.err().map(|error| format!("not a readable tarball: {}", describe(&error)))
+}
+
+/// An error and its causes, with what they quote of a file's bytes escaped.
+fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes: Vec<_> = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+    let mut text = String::new();
+    for char in causes.join(": ").chars() {
+        match char.is_control() || char == char::REPLACEMENT_CHARACTER {
+            true => text.extend(char.escape_default()),
+            false => text.push(char),
+        }
+    }
+    text
 }
 
 /// Unpacks a tarball into `root`; fails soon after `stop` is cancelled.
