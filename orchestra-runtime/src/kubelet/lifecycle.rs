@@ -170,6 +170,7 @@ async fn container_spec(
     if let Some(why) = probe::unsupported(container) {
         return Err(config(why.into()));
     }
+    let user = security::user(pod, container).map_err(config)?;
     let sources = place.sources.read(&shared.client, pod).await.map_err(|error| config(error.to_string()))?;
     let host_ip = shared.address.to_string();
     let pod_ip = place.address.unwrap_or(shared.address).to_string();
@@ -192,7 +193,7 @@ async fn container_spec(
         working_dir: container.working_dir.as_deref().map(Into::into),
         mounts,
         resources: limits(container),
-        user: security::user(pod, container),
+        user,
         non_root: security::is_non_root(pod, container),
         tty: container.tty.unwrap_or(false),
         ..ContainerSpec::default()

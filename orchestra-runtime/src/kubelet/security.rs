@@ -9,11 +9,20 @@ use orchestra_core::runtime::User;
 use super::status::full_name;
 
 /// Whom a container is to run as, if it says so.
-pub(super) fn user(pod: &Pod, container: &Container) -> Option<User> {
+///
+/// # Errors
+///
+/// Names the field that holds no number of a user or a group: nothing is to run as another than it says.
+pub(super) fn user(pod: &Pod, container: &Container) -> Result<Option<User>, String> {
     let (pod, own) = contexts(pod, container);
-    let uid = own.and_then(|own| own.run_as_user).or(pod.and_then(|pod| pod.run_as_user))?;
+    let uid = own.and_then(|own| own.run_as_user).or(pod.and_then(|pod| pod.run_as_user));
     let gid = own.and_then(|own| own.run_as_group).or(pod.and_then(|pod| pod.run_as_group));
-    Some(User { uid: u32::try_from(uid).ok()?, gid: gid.and_then(|gid| u32::try_from(gid).ok()) })
+    let number = |field: &str, id: Option<i64>| {
+        id.map(|id| u32::try_from(id).map_err(|_| format!("{field}: {id} is not between 0 and {}", u32::MAX)))
+            .transpose()
+    };
+    let (uid, gid) = (number("runAsUser", uid)?, number("runAsGroup", gid)?);
+    Ok(uid.map(|uid| User { uid, gid }))
 }
 
 /// Whether a container may not run as root.
@@ -25,7 +34,7 @@ pub(super) fn is_non_root(pod: &Pod, container: &Container) -> bool {
 /// Why a container that may not run as root is not started: it is to run as root, or would, as `user` of its image.
 pub(super) fn as_root(pod: &Pod, container: &Container, user: &str) -> String {
     let why = match user {
-        _ if self::user(pod, container).is_some_and(|user| user.uid == 0) => {
+        _ if self::user(pod, container).is_ok_and(|user| user.is_some_and(|user| user.uid == 0)) => {
             "container's runAsUser breaks non-root policy".into()
         }
         "" | "0" | "root" => "container has runAsNonRoot and image will run as root".into(),
@@ -58,7 +67,7 @@ pub(super) fn unenforced(pod: &Pod, container: &Container) -> Vec<&'static str> 
         ("appArmorProfile", app_armor.is_some_and(|profile| profile.type_ != "Unconfined")),
         ("seLinuxOptions", own.se_linux_options.is_some() || all.se_linux_options.is_some()),
         ("procMount", own.proc_mount.as_deref().is_some_and(|mount| mount != "Default")),
-        ("runAsGroup", group && user(pod, container).is_none()),
+        ("runAsGroup", group && user(pod, container).is_ok_and(|user| user.is_none())),
         ("fsGroup", all.fs_group.is_some()),
         ("supplementalGroups", some(all.supplemental_groups.as_ref().map(Vec::len))),
         ("sysctls", some(all.sysctls.as_ref().map(Vec::len))),
@@ -78,7 +87,7 @@ mod tests {
     use k8s_openapi::api::core::v1::{Container, Pod};
     use serde_json::{Value, json};
 
-    use super::{as_root, is_non_root, unenforced};
+    use super::{User, as_root, is_non_root, unenforced, user};
 
     fn pod(all: &Value, own: &Value) -> (Pod, Container) {
         let container = json!({"name": "web", "securityContext": own});
@@ -98,6 +107,20 @@ mod tests {
         assert!(of(json!({"runAsNonRoot": true}), json!({})));
         assert!(!of(json!({"runAsNonRoot": true}), json!({"runAsNonRoot": false})));
         assert!(of(json!({}), json!({"runAsNonRoot": true})));
+    }
+
+    /// Nobody runs as root, or in root's group, because a number could not be read.
+    #[test]
+    fn a_number_that_is_no_users_is_refused() {
+        let of = |own| {
+            let (pod, container) = pod(&json!({"runAsUser": 5}), &own);
+            user(&pod, &container)
+        };
+        assert_eq!(of(json!({"runAsUser": 0, "runAsGroup": 1000})), Ok(Some(User { uid: 0, gid: Some(1000) })));
+        for (field, bad) in [("runAsUser", -1), ("runAsUser", 4_294_968_296_i64), ("runAsGroup", 4_294_967_296)] {
+            let why = of(json!({field: bad})).unwrap_err();
+            assert!(why.starts_with(&format!("{field}: {bad} ")), "{why}");
+        }
     }
 
     #[test]

@@ -128,16 +128,20 @@ fn link(root: &Path, mounts: &[Mount]) -> Result<()> {
 
 /// Refuses what this runtime would have to ignore.
 fn refuse(spec: &ContainerSpec) -> Result<()> {
-    let own = rustix::process::geteuid().as_raw();
+    let (own, own_group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     if spec.tty {
         return Err(Error::Invalid("a process container can't have a terminal".into()));
     }
     if spec.non_root && spec.user.map_or(own, |user| user.uid) == 0 {
         return Err(Error::AsRoot { user: "0".into() });
     }
-    match spec.user {
-        Some(user) if user.uid != own => {
-            Err(Error::Invalid(format!("a process container runs as uid {own}, not {}", user.uid).into()))
+    let Some(user) = spec.user else { return Ok(()) };
+    if user.uid != own {
+        return Err(Error::Invalid(format!("a process container runs as uid {own}, not {}", user.uid).into()));
+    }
+    match user.gid {
+        Some(gid) if gid != own_group => {
+            Err(Error::Invalid(format!("a process container runs as gid {own_group}, not {gid}").into()))
         }
         _ => Ok(()),
     }

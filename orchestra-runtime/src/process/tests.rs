@@ -138,7 +138,12 @@ async fn what_a_process_cannot_have_is_refused_or_told() {
     let dir = TempDir::new().unwrap();
     let (node, id) = node(&dir).await;
     let other = User { uid: 65_534, gid: None };
-    for spec in [ContainerSpec { user: Some(other), ..script("true") }, ContainerSpec { tty: true, ..script("true") }] {
+    let other_group = User { uid: rustix::process::geteuid().as_raw(), gid: Some(65_534) };
+    for spec in [
+        ContainerSpec { user: Some(other), ..script("true") },
+        ContainerSpec { user: Some(other_group), ..script("true") },
+        ContainerSpec { tty: true, ..script("true") },
+    ] {
         assert!(matches!(node.start_container(&id, &spec).await, Err(Error::Invalid(_))));
     }
     let non_root = ContainerSpec { non_root: true, ..script("true") };
