@@ -180,10 +180,13 @@ mod tests {
         fs::create_dir(&dir).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                for file in 0..20_000 {
+                for file in 0..4_000 {
                     let _removed_meanwhile = fs::write(dir.join(file.to_string()), "");
                 }
             });
+            while !dir.join("100").exists() {
+                std::thread::yield_now();
+            }
             remove_dir(&dir).unwrap();
         });
         assert!(!dir.exists());
