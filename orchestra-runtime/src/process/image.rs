@@ -10,6 +10,7 @@ use std::{
 };
 
 use orchestra_core::runtime::{Error, Mount, Result};
+use tokio_util::sync::CancellationToken;
 
 use super::{launch::find, script::quote, unpack};
 
@@ -81,12 +82,12 @@ impl Image {
         }
     }
 
-    /// Fills the empty directory `root` with the image's files. A call that is dropped stops soon, with the rest missing.
-    pub(super) async fn unpack(&self, root: &Path) -> Result<()> {
+    /// Fills the empty directory `root` with the image's files; fails soon after `stop` is cancelled, with the rest missing.
+    pub(super) async fn unpack(&self, root: &Path, stop: &CancellationToken) -> Result<()> {
         match self {
             Self::Host => Ok(()),
-            Self::Directory(path) => unpack::copy_directory(path, root).await,
-            Self::Tarball(path) => unpack::unpack_tarball(path, root).await,
+            Self::Directory(path) => unpack::copy_directory(path, root, stop).await,
+            Self::Tarball(path) => unpack::unpack_tarball(path, root, stop).await,
         }
     }
 }

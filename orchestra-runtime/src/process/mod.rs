@@ -181,14 +181,9 @@ impl ProcessRuntime {
         }
         let image = Image::find(&spec.image, &self.shared.dir)?;
         let dir = sandbox.fresh_dir(&id).map_err(Error::unavailable)?;
-        let unpacked = tokio::select! {
-            biased;
-            () = unwanted.cancelled() => Err(Error::unavailable("the start was given up")),
-            () = sandbox.ending.cancelled() => Err(absent()),
-            unpacked = unpack_into(&image, &dir) => unpacked,
-        };
-        let launched = match unpacked {
+        let launched = match unpack_into(&image, &dir, &sandbox.ending, &unwanted).await {
             Ok(()) => self.shared.launch(&sandbox, &id, &spec, &image, &dir).await,
+            Err(_) if sandbox.ending.is_cancelled() => Err(absent()),
             failed => failed,
         };
         if launched.is_err() {
@@ -402,11 +397,24 @@ impl ContainerRuntime for ProcessRuntime {
     }
 }
 
-/// Makes and fills the root of a container in its fresh directory.
-async fn unpack_into(image: &Image, dir: &Path) -> Result<()> {
+/// Makes and fills the root of a container in its fresh directory. Given up once the sandbox is `ending` or the container
+/// `unwanted`, it returns when nothing is written there any more.
+async fn unpack_into(
+    image: &Image,
+    dir: &Path,
+    ending: &CancellationToken,
+    unwanted: &CancellationToken,
+) -> Result<()> {
     let root = dir.join(ROOT_DIR);
     fs::create_dir(&root).map_err(Error::unavailable)?;
-    image.unpack(&root).await
+    let stop = ending.child_token();
+    let mut unpacking = std::pin::pin!(image.unpack(&root, &stop));
+    tokio::select! {
+        biased;
+        unpacked = &mut unpacking => return unpacked,
+        () = unwanted.cancelled() => stop.cancel(),
+    }
+    unpacking.await
 }
 
 /// Makes the directory, for this user alone, and returns its absolute path.

@@ -14,15 +14,22 @@ use super::{LOCK_TRIES, LOCK_WAIT, image::DEFAULT_PATH, launch::find};
 /// Becomes its arguments, beside a shell that kills them at the end of the standard input.
 const LEASHED: &str = "exec 3<&0; { read -r line <&3; kill -KILL 0; } >/dev/null 2>&1 & exec \"$@\" </dev/null 3<&-";
 
-/// Copies all that is in the directory `from` into `root`. A copy that is dropped is killed.
-pub(super) async fn copy_directory(from: &Path, root: &Path) -> Result<()> {
+/// Why an image is not there in whole.
+const GIVEN_UP: &str = "unpacking was given up";
+
+/// Copies all that is in the directory `from` into `root`; killed once `stop` is cancelled.
+pub(super) async fn copy_directory(from: &Path, root: &Path, stop: &CancellationToken) -> Result<()> {
     let mut copy = leashed(&find("cp", DEFAULT_PATH, Path::new("/"))?)
         .args(["--archive", "--reflink=auto", "--"])
         .args([from.join(".").as_path(), root])
         .spawn()
         .map_err(Error::unavailable)?;
     let _leash = copy.stdin.take();
-    let copied = copy.wait_with_output().await.map_err(Error::unavailable)?;
+    let copied = tokio::select! {
+        biased;
+        copied = copy.wait_with_output() => copied.map_err(Error::unavailable)?,
+        () = stop.cancelled() => return Err(Error::unavailable(GIVEN_UP)),
+    };
     let complaint = || String::from_utf8_lossy(&copied.stderr).into_owned();
     if copied.status.success() { Ok(()) } else { Err(Error::unavailable(complaint())) }
 }
@@ -35,12 +42,14 @@ fn leashed(program: &str) -> Command {
     command
 }
 
-/// Unpacks a tarball into `root`, until it is dropped.
-pub(super) async fn unpack_tarball(path: &Path, root: &Path) -> Result<()> {
-    let dropped = CancellationToken::new();
-    let _guard = dropped.clone().drop_guard();
+/// Unpacks a tarball into `root`, unless `stop` is cancelled. It returns when nothing is written there any more: what
+/// unpacks goes on for the rest of what it has read.
+pub(super) async fn unpack_tarball(path: &Path, root: &Path, stop: &CancellationToken) -> Result<()> {
+    // One that is dropped has nobody to wait, but stops as well.
+    let stop = stop.child_token();
+    let _guard = stop.clone().drop_guard();
     let (tarball, root) = (path.to_owned(), root.to_owned());
-    let unpacking = tokio::task::spawn_blocking(move || unpack_until(&tarball, &root, dropped));
+    let unpacking = tokio::task::spawn_blocking(move || unpack_until(&tarball, &root, stop));
     let unpacked = unpacking.await.map_err(Error::unavailable)?;
     unpacked.map_err(|error| Error::Image { image: path.to_string_lossy().into(), source: describe(&error).into() })
 }
@@ -92,7 +101,7 @@ struct Stoppable {
 impl io::Read for Stoppable {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self.stop.is_cancelled() {
-            true => Err(io::Error::other("unpacking was given up")),
+            true => Err(io::Error::other(GIVEN_UP)),
             false => self.plain.read(buf),
         }
     }
