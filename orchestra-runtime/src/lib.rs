@@ -6,6 +6,7 @@
 //! leaves nothing of one behind.
 
 pub mod address;
+mod causes;
 mod hints;
 
 #[cfg(feature = "docker")]

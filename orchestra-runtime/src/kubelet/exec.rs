@@ -28,10 +28,10 @@ use tokio_tungstenite::{
 
 use super::{
     Shared,
-    lifecycle::chain,
     server::{Body, Place, Query, Refused, full},
     worker::names,
 };
+use crate::causes::chain;
 
 /// The protocols spoken, the best first.
 const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];

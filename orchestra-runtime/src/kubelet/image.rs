@@ -7,8 +7,9 @@ use super::{
     Shared,
     decide::containers,
     events::{Severity, record},
-    lifecycle::{Refusal, chain},
+    lifecycle::Refusal,
 };
+use crate::causes::chain;
 
 /// Why a container waits whose image could not be pulled just now.
 pub(super) const PULL_FAILED: &str = "ErrImagePull";

@@ -18,6 +18,7 @@ use super::{
     terminal, volume,
     worker::names,
 };
+use crate::causes::chain;
 
 /// The least that a container gets to end after its hook has used up the grace.
 const GRACE_SECONDS_MIN: u64 = 2;
@@ -303,15 +304,4 @@ fn limits(container: &Container) -> Resources {
     let limits = container.resources.as_ref().and_then(|resources| resources.limits.as_ref());
     let limit = |name: &str| limits.and_then(|limits| limits.get(name)).and_then(env::thousandths);
     Resources { cpu_millis: limit("cpu"), memory_bytes: limit("memory").map(|thousandths| thousandths / 1_000) }
-}
-
-/// An error with its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut message = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        message = format!("{message}: {cause}");
-        source = cause.source();
-    }
-    message
 }

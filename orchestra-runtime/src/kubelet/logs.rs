@@ -14,10 +14,10 @@ use orchestra_core::{
 
 use super::{
     Shared,
-    lifecycle::chain,
     server::{Body, Place, Query, Refused},
     worker::names,
 };
+use crate::causes::chain;
 
 /// Opens the log that a request asks for.
 pub(super) async fn open(shared: &Shared, place: &Place, query: &Query) -> Result<Response<Body>, Refused> {

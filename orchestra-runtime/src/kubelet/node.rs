@@ -14,7 +14,8 @@ use kube::{
     api::{ObjectMeta, Patch, PatchParams, PostParams},
 };
 
-use super::{Shared, lifecycle::chain};
+use super::Shared;
+use crate::causes::chain;
 
 /// How often the lease is renewed; a node whose lease is 40 s old counts as lost.
 const LEASE_RENEW_SECONDS: u64 = 10;

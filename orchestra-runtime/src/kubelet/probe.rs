@@ -18,6 +18,7 @@ use super::{
     decide::{Memory, Probed, containers},
     events::{Severity, record},
 };
+use crate::causes::chain;
 
 /// How many verdicts wait for their worker; a prober waits when there are more.
 pub(super) const VERDICTS_MAX: usize = 16;
@@ -237,7 +238,7 @@ pub(super) async fn command(shared: &Shared, id: &ContainerId, command: &[String
     let runtime = shared.runtime.exec().ok_or("the container runtime can't run commands")?;
     let command = command.iter().map(|word| word.as_str().into()).collect();
     let spec = ExecSpec { command, stdin: false, tty: false };
-    let session = runtime.exec(id, &spec).await.map_err(|error| super::lifecycle::chain(&error))?;
+    let session = runtime.exec(id, &spec).await.map_err(|error| chain(&error))?;
     let (mut out, mut err) = (session.stdout, session.stderr);
     // Read and thrown away, so that a command that writes a lot does not wait forever.
     let drain = async {
@@ -252,7 +253,7 @@ pub(super) async fn command(shared: &Shared, id: &ContainerId, command: &[String
     match code {
         Ok(0) => Ok(()),
         Ok(code) => Err(format!("command exited with {code}")),
-        Err(error) => Err(super::lifecycle::chain(&error)),
+        Err(error) => Err(chain(&error)),
     }
 }
 
@@ -277,7 +278,7 @@ pub(super) async fn http(
     ports: &[ContainerPort],
 ) -> Result<(), String> {
     let io = connect(shared, sandbox, get.host.as_deref(), &get.port, ports).await?;
-    let failed = |error: &dyn std::error::Error| super::lifecycle::chain(error);
+    let failed = |error: &dyn std::error::Error| chain(error);
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|error| failed(&error))?;
     let path = get.path.as_deref().filter(|path| !path.is_empty()).unwrap_or("/");

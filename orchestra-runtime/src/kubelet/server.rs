@@ -10,7 +10,8 @@ use k8s_openapi::api::core::v1::{ContainerStatus as ApiStatus, Pod};
 use orchestra_core::runtime::{ContainerId, ContainerStatus, SandboxId};
 use serde_json::json;
 
-use super::{Shared, exec, lifecycle::chain, logs};
+use super::{Shared, exec, logs};
+use crate::causes::chain;
 
 /// The body of a response.
 pub type Body = UnsyncBoxBody<Bytes, Infallible>;

@@ -10,6 +10,7 @@ use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 
 use super::{LOCK_TRIES, LOCK_WAIT, image::DEFAULT_PATH, launch::find};
+use crate::causes::chain;
 
 /// Becomes its arguments, beside a shell that kills them at the end of the standard input.
 const LEASHED: &str = "exec 3<&0; { read -r line <&3; kill -KILL 0; } >/dev/null 2>&1 & exec \"$@\" </dev/null 3<&-";
@@ -62,13 +63,13 @@ pub(super) fn fault_of_tarball(path: &Path) -> Option<String> {
 }
 
 /// An error and its causes, with what they quote of a file's bytes escaped.
-fn describe(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes: Vec<_> = std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect();
+fn describe(error: &dyn std::error::Error) -> String {
     let mut text = String::new();
-    for char in causes.join(": ").chars() {
-        match char.is_control() || char == char::REPLACEMENT_CHARACTER {
-            true => text.extend(char.escape_default()),
-            false => text.push(char),
+    for char in chain(error).chars() {
+        if char.is_control() || char == char::REPLACEMENT_CHARACTER {
+            text.extend(char.escape_default());
+        } else {
+            text.push(char);
         }
     }
     text
