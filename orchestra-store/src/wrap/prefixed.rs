@@ -15,6 +15,10 @@ use super::mapped;
 /// Revisions are those of the other store, and so is its history: commits elsewhere raise the revision here too, and
 /// [`compact`](Store::compact) forgets the history of all.
 ///
+/// A watch here is a narrow one there, and hears of commits elsewhere now and then only: on a store that others write to
+/// under prefixes of their own, what waits until a watch has come to a [`revision`](Store::revision) may wait long. An
+/// `EtcdStore` with a prefix of its own asks etcd to be brought on, and is the one to put API servers on.
+///
 /// # Examples
 ///
 /// ```
