@@ -152,6 +152,18 @@ pub(super) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().build().expect("a runtime")
 }
 
+/// A new store to which each of `steps` was committed, and which was closed.
+fn written(runtime: &Runtime, steps: &[Step]) -> Run {
+    let mut run = Run::new();
+    runtime.block_on(async {
+        let store = run.open().expect("a new store opens");
+        for step in steps {
+            run.commit(&store, step).await.expect("a commit");
+        }
+    });
+    run
+}
+
 /// The crashes to try; what is torn, and where, depends on `seed`.
 pub(super) fn crashes(seed: u64) -> Vec<Crash> {
     let tears = (0..3).map(|nth| Crash::Tear(Entropy::seeded(seed ^ nth)));
@@ -165,13 +177,7 @@ proptest! {
     #[test]
     fn no_acknowledged_commit_is_lost_to_a_crash(steps in steps(1..10), seed: u64) {
         let runtime = runtime();
-        let mut run = Run::new();
-        runtime.block_on(async {
-            let store = run.open().expect("a new store opens");
-            for step in &steps {
-                run.commit(&store, step).await.expect("a commit");
-            }
-        });
+        let run = written(&runtime, &steps);
         run.survives(&runtime, &crashes(seed));
     }
 
@@ -179,13 +185,7 @@ proptest! {
     #[test]
     fn no_acknowledged_commit_is_lost_to_a_kill_and_then_a_crash(steps in steps(1..6), seed: u64) {
         let runtime = runtime();
-        let mut run = Run::new();
-        runtime.block_on(async {
-            let store = run.open().expect("a new store opens");
-            for step in &steps {
-                run.commit(&store, step).await.expect("a commit");
-            }
-        });
+        let run = written(&runtime, &steps);
         for content in run.disk.history().iter().step_by(3) {
             let mut next = Run::from(content.after_kill(), run.states.clone());
             runtime.block_on(async {

@@ -67,13 +67,18 @@ async fn a_pod_without_a_place_says_why_and_gets_one_when_there_is_one() {
     let scheduled = conditions.iter().find(|condition| condition.type_ == "PodScheduled").expect("told");
     assert_eq!((scheduled.status.as_str(), scheduled.reason.as_deref()), ("False", Some("Unschedulable")));
     assert_eq!(scheduled.message.as_deref(), Some(message));
-    let events = Api::<Event>::default_namespaced(client.clone()).list(&ListParams::default()).await.expect("listed");
-    let failed = events.iter().filter(|event| event.reason.as_deref() == Some("FailedScheduling"));
-    assert_eq!(failed.filter_map(|event| event.message.as_deref()).collect::<Vec<_>>(), [message]);
+    let failed = failures(&client).await;
+    assert_eq!(failed.iter().filter_map(|event| event.message.as_deref()).collect::<Vec<_>>(), [message]);
 
     world::create(&client, world::node("large", "True")).await;
     seconds(11).await;
     assert_eq!(node_of(&client, "p").await.as_deref(), Some("large"));
+}
+
+/// The events that tell of pods without a place.
+async fn failures(client: &Client) -> Vec<Event> {
+    let events = Api::<Event>::default_namespaced(client.clone()).list(&ListParams::default()).await.expect("listed");
+    events.items.into_iter().filter(|event| event.reason.as_deref() == Some("FailedScheduling")).collect()
 }
 
 /// What fails again is counted, as `kubectl describe` shows it: `x2 over 5m`.
@@ -83,16 +88,11 @@ async fn a_pod_that_fails_to_be_placed_again_has_one_event_that_counts() {
     let _running = run(&client);
     world::create(&client, world::node("n1", "True")).await;
     world::create(&client, waiting("huge", "64")).await;
-    let failed = async || {
-        let events = Api::<Event>::default_namespaced(client.clone()).list(&ListParams::default()).await;
-        let failed = events.expect("listed").items.into_iter();
-        failed.filter(|event| event.reason.as_deref() == Some("FailedScheduling")).collect::<Vec<_>>()
-    };
     seconds(1).await;
-    let first = failed().await;
+    let first = failures(&client).await;
     let written = pod(&client, "huge").await;
     seconds(301).await;
-    let again = failed().await;
+    let again = failures(&client).await;
     assert_eq!((first.len(), again.len()), (1, 1));
     assert_eq!((first[0].count, again[0].count), (Some(1), Some(2)));
     assert!(again[0].last_timestamp > first[0].last_timestamp && again[0].first_timestamp == first[0].first_timestamp);

@@ -173,6 +173,12 @@ async fn a_user_may_what_its_role_says() {
     assert_eq!(told(&mut watch, 1).await, expected);
 }
 
+/// A client that may do all, on an etcd that [requires users](require_users).
+async fn root(etcd: &Etcd) -> Client {
+    let user = ConnectOptions::new().with_user("root", "secret");
+    Client::connect([etcd.endpoint()], Some(user)).await.expect("it is let in")
+}
+
 /// Who may not watch is told, not kept waiting.
 #[tokio::test]
 async fn a_watch_that_is_forbidden_ends() {
@@ -180,8 +186,7 @@ async fn a_watch_that_is_forbidden_ends() {
     require_users(&etcd).await.expect("etcd has users");
     let options = EtcdOptions { user: user("orchestra", "secret"), ..etcd.options() };
     let store = connect(options).await.expect("it is let in");
-    let root = ConnectOptions::new().with_user("root", "secret");
-    let mut root = Client::connect([etcd.endpoint()], Some(root)).await.expect("it is let in");
+    let mut root = root(&etcd).await;
     let prefix = RoleRevokePermissionOptions::new().with_prefix();
     root.role_revoke_permission("orchestra", "/orchestra/", Some(prefix)).await.expect("it is revoked");
     let mut watch = store.watch(&Prefix::all(), Revision(1)).await.expect("a watch");

@@ -66,8 +66,7 @@ async fn etcds_own_notes_of_progress_are_bookmarks() {
 async fn a_watch_that_may_not_write_goes_on() {
     let etcd = Etcd::start().await;
     require_users(&etcd).await.expect("etcd has users");
-    let root = ConnectOptions::new().with_user("root", "secret");
-    let mut root = Client::connect([etcd.endpoint()], Some(root)).await.expect("it is let in");
+    let mut root = root(&etcd).await;
     let permission = Permission::new(PermissionType::Read, "/orchestra/").with_prefix();
     root.role_grant_permission("guest", permission).await.expect("it is granted");
     let of = |name| EtcdOptions { user: user(name, "secret"), ..etcd.options() };
