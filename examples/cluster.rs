@@ -5,7 +5,7 @@
 //!
 //! prints `export KUBECONFIG=…` once it answers, and `ready…` once the manifest is rolled out. Ctrl-C stops it all.
 
-use std::{convert::Infallible, fs, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+use std::{convert::Infallible, fs, io, io::Write as _, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::{Parser, value_parser};
@@ -16,7 +16,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::{Api, ResourceExt as _, api::ListParams};
 use orchestra_core::{clock::SystemClock, control_plane::ControlPlane, manifest, proxy::NodeView, runtime};
 use orchestra_net::{address::LoopbackPlan, proxy, publish::publish};
-use orchestra_runtime::{MemoryRuntime, ProcessRuntime, kubelet, remove_all};
+use orchestra_runtime::{MemoryRuntime, ProcessRuntime, kubelet, stop_all};
 use orchestra_store::DurableStore;
 use tokio::{net::TcpListener, task::JoinSet};
 
@@ -34,7 +34,7 @@ struct Args {
     /// What runs its pods.
     #[arg(long, default_value = "process", value_parser = ["process", "memory"])]
     runtime: String,
-    #[arg(long, hide = true, help = "Be the manifest's web server instead, at this port")]
+    #[arg(long, hide = true)] // Be the manifest's web server instead, at this port.
     serve_web: Option<u16>,
 }
 
@@ -44,17 +44,17 @@ async fn main() -> anyhow::Result<()> {
     if let Some(port) = args.serve_web {
         return serve_web(port).await;
     }
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
+    tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(tracing::Level::WARN).init();
     let read = |path: PathBuf| fs::read_to_string(&path).context(format!("can't read {}", path.display()));
     let text = args.manifest.map_or(Ok(String::new()), read)?;
-    let temporary = tempfile::tempdir()?;
-    let data = std::path::absolute(args.data.as_deref().unwrap_or(temporary.path()))?;
+    let temporary = args.data.is_none().then(tempfile::tempdir).transpose()?;
+    let data = std::path::absolute(args.data.or_else(|| Some(temporary.as_ref()?.path().into())).unwrap_or_default())?;
     let (clock, plan, local) = (Arc::new(SystemClock), LoopbackPlan::of(&data), kubelet::LocalNodes::default());
     let store = DurableStore::open(data.join("store"))?;
     let published = publish(&data, (Ipv4Addr::LOCALHOST, 0).into(), &plan.services(), &clock).await?;
     let cluster = ControlPlane::builder(store).ranges(plan.services()).advertise(published.address);
     let cluster = cluster.dialer(local.clone()).root_ca(published.authority().certificate_pem()).start();
-    println!("export KUBECONFIG={}", published.kubeconfig.display());
+    writeln!(io::stdout(), "export KUBECONFIG={}", published.kubeconfig.display()).ok();
 
     let mut tasks = JoinSet::new();
     tasks.spawn(published.serve(cluster.api().clone()));
@@ -79,28 +79,28 @@ async fn main() -> anyhow::Result<()> {
     };
     tasks.shutdown().await;
     for runtime in runtimes {
-        remove_all(&*runtime, Duration::from_secs(2)).await?;
+        stop_all(&*runtime, Duration::from_secs(2)).await?;
     }
     outcome
 }
 
-/// Applies the manifest, shows how it comes up, then stays.
+/// Applies the manifest, shows how it comes up, then stays, even if nobody reads what it says any more.
 async fn roll_out(cluster: &ControlPlane, text: &str) -> anyhow::Result<()> {
-    let (client, bar) = (cluster.client(), ProgressBar::new_spinner());
-    manifest::apply(&client, manifest::parse(text)?).await?;
-    manifest::rolled_out(cluster.informers(), move |now| bar.set_message(now.to_string())).await;
-    println!("{:32}{:10}{:16}STATE", "POD", "NODE", "ADDRESS");
+    let (client, bar, mut out) = (cluster.client(), ProgressBar::new_spinner(), io::stdout());
+    let applied = manifest::apply(&client, manifest::parse(text)?).await?;
+    manifest::rolled_out(cluster.informers(), &applied, move |now| bar.set_message(now.to_string())).await;
+    writeln!(out, "{:32}{:10}{:16}STATE", "POD", "NODE", "ADDRESS").ok();
     for pod in Api::<Pod>::all(client.clone()).list(&ListParams::default()).await? {
         let (name, spec, status) = (pod.name_any(), pod.spec.unwrap_or_default(), pod.status.unwrap_or_default());
         let [node, address, phase] = [spec.node_name, status.pod_ip, status.phase].map(Option::unwrap_or_default);
-        println!("{name:32}{node:10}{address:16}{phase}");
+        writeln!(out, "{name:32}{node:10}{address:16}{phase}").ok();
     }
     for service in Api::<Service>::all(client).list(&ListParams::default().fields("metadata.name!=kubernetes")).await? {
         let (name, spec) = (service.name_any(), service.spec.unwrap_or_default());
         let port = spec.ports.iter().flatten().next().map_or(80, |port| port.port);
-        println!("service {name}: curl http://{}:{port}", spec.cluster_ip.unwrap_or_default());
+        writeln!(out, "service {name}: curl http://{}:{port}", spec.cluster_ip.unwrap_or_default()).ok();
     }
-    println!("ready; Ctrl-C stops the cluster");
+    writeln!(out, "ready; Ctrl-C stops the cluster").ok();
     std::future::pending().await
 }
 

@@ -1,7 +1,7 @@
 //! Applies manifests as `kubectl apply` does: creates what is absent, and merges what is there with what the manifest says
 //! and what it said before.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
@@ -123,9 +123,27 @@ fn trouble(pod: &Pod) -> Option<String> {
     Some(format!("{}: {reason}", pod.name_any()))
 }
 
-/// Waits until every deployment of the cluster is rolled out, and every replica set and pod that no controller has is
+/// The objects of a manifest that was applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Applied(BTreeSet<(String, String, String)>);
+
+impl Applied {
+    /// Whether an object is one of them.
+    fn has<K: Resource<DynamicType = ()>>(&self, object: &K) -> bool {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        let (kind, meta) = (K::kind(&()).into_owned(), object.meta());
+        self.0.contains(&(kind, text(&meta.namespace), text(&meta.name)))
+    }
+
+    /// Whether some of them are in the namespace of an object.
+    fn is_near(&self, object: &impl Resource) -> bool {
+        self.0.iter().any(|(_, namespace, _)| object.meta().namespace.as_ref() == Some(namespace))
+    }
+}
+
+/// Waits until every deployment of a manifest is rolled out, and every replica set and pod of it that no controller has is
 /// ready, or has succeeded; tells of each step on the way.
-pub async fn rolled_out(informers: &Informers, mut tell: impl FnMut(&Progress)) {
+pub async fn rolled_out(informers: &Informers, applied: &Applied, mut tell: impl FnMut(&Progress)) {
     // Shared caches may be behind what was just applied; new ones begin with it.
     let informers = informers.anew();
     let (deployments, sets, pods) = (informers.of::<Deployment>(), informers.of::<ReplicaSet>(), informers.of::<Pod>());
@@ -135,8 +153,12 @@ pub async fn rolled_out(informers: &Informers, mut tell: impl FnMut(&Progress)) 
     pods.synced().await;
     loop {
         let (all, sets, pods) = (deployments.list(), sets.list(), pods.list());
-        let now = progress(all.iter().map(AsRef::as_ref), pods.iter().map(AsRef::as_ref))
-            .with_replica_sets(sets.iter().map(AsRef::as_ref));
+        // What others have in the cluster is no matter of the manifest; pods of its controllers tell why these don't get on.
+        let pods = pods.iter().map(AsRef::as_ref);
+        let pods = pods.filter(|pod: &&Pod| applied.has(*pod) || !is_uncontrolled(*pod) && applied.is_near(*pod));
+        let all = all.iter().map(AsRef::as_ref).filter(|deployment: &&Deployment| applied.has(*deployment));
+        let sets = sets.iter().map(AsRef::as_ref).filter(|set: &&ReplicaSet| applied.has(*set));
+        let now = progress(all, pods).with_replica_sets(sets);
         tell(&now);
         if now.is_complete() {
             return;
@@ -194,12 +216,15 @@ pub fn parse(text: &str) -> Result<Vec<Value>, Error> {
     documents.map(|(value, document)| value.map_err(|source| Error::Unreadable { document, source })).collect()
 }
 
-/// Applies the objects in order, and notes what was applied as `kubectl apply` does, so that it can take over; one without a namespace goes to `default`, if its kind has namespaces. A `List`, as `kubectl get` writes it, is its items.
+/// Applies the objects in order, and notes what was applied as `kubectl apply` does, so that it can take over; one without a
+/// namespace goes to `default`, if its kind has namespaces. A `List`, as `kubectl get` writes it, is its items. Returns which
+/// objects these are.
 ///
 /// # Errors
 ///
 /// [`Error`] for the first object that can't be applied; those before it are.
-pub async fn apply(client: &Client, objects: impl IntoIterator<Item = Value>) -> Result<(), Error> {
+pub async fn apply(client: &Client, objects: impl IntoIterator<Item = Value>) -> Result<Applied, Error> {
+    let mut applied = Applied::default();
     for (object, document) in objects.into_iter().zip(1..).filter(|(object, _)| !object.is_null()) {
         for (place, object) in listed(object, document)? {
             let field = |name: &str, value: &Value| {
@@ -209,14 +234,12 @@ pub async fn apply(client: &Client, objects: impl IntoIterator<Item = Value>) ->
             let api_version = field("apiVersion", &object["apiVersion"])?;
             let kind = field("kind", &object["kind"])?;
             let name = field("metadata.name", &object["metadata"]["name"])?;
-            apply_one(client, &api_version, &kind, &name, object).await.map_err(|error| Error::Refused {
-                kind,
-                name,
-                source: told(error),
-            })?;
+            let refused = |error| Error::Refused { kind: kind.clone(), name: name.clone(), source: told(error) };
+            let namespace = apply_one(client, &api_version, &kind, &name, object).await.map_err(refused)?;
+            applied.0.insert((kind, namespace, name));
         }
     }
-    Ok(())
+    Ok(applied)
 }
 
 /// The objects of a document, each with what leads to its fields: the document itself, or the items of a list.
@@ -233,7 +256,14 @@ fn listed(mut object: Value, document: usize) -> Result<Vec<(String, Value)>, Er
     }
 }
 
-async fn apply_one(client: &Client, api_version: &str, kind: &str, name: &str, mut object: Value) -> kube::Result<()> {
+/// Applies an object, and says in which namespace; in none if its kind has none.
+async fn apply_one(
+    client: &Client,
+    api_version: &str,
+    kind: &str,
+    name: &str,
+    mut object: Value,
+) -> kube::Result<String> {
     let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
     let (resource, capabilities) = discovery::pinned_kind(client, &GroupVersionKind::gvk(group, version, kind)).await?;
     let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default").to_owned();
@@ -243,10 +273,11 @@ async fn apply_one(client: &Client, api_version: &str, kind: &str, name: &str, m
     };
     if let Some(meta) = object["metadata"].as_object_mut() {
         if capabilities.scope == discovery::Scope::Namespaced {
-            meta.insert("namespace".into(), namespace.into());
+            meta.insert("namespace".into(), namespace.clone().into());
         }
         meta.entry("annotations").or_insert_with(|| json!({}));
     }
+    let namespace = if capabilities.scope == discovery::Scope::Namespaced { namespace } else { String::new() };
     let applied = format!("{object}\n");
     // What is no object stays for the server to refuse.
     if let Some(annotations) = object["metadata"]["annotations"].as_object_mut() {
@@ -257,13 +288,13 @@ async fn apply_one(client: &Client, api_version: &str, kind: &str, name: &str, m
     let create = requests.create(&PostParams::default(), body).map_err(kube::Error::BuildRequest)?;
     match client.request::<Value>(strict(create)?).await {
         Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => {}
-        created => return created.map(drop),
+        created => return created.map(|_| namespace),
     }
     let live = api.get(name).await?;
     let before = live.annotations().get(LAST_APPLIED).and_then(|text| serde_json::from_str(text).ok());
     drop_what_is_gone(&before.unwrap_or_default(), &mut object);
     let patch = requests.patch(name, &PatchParams::default(), &Patch::Strategic(object));
-    client.request::<Value>(strict(patch.map_err(kube::Error::BuildRequest)?)?).await.map(drop)
+    client.request::<Value>(strict(patch.map_err(kube::Error::BuildRequest)?)?).await.map(|_| namespace)
 }
 
 /// Asks the server to refuse what it doesn't know, instead of leaving it out.

@@ -89,17 +89,21 @@ async fn a_pod_of_the_manifest_is_waited_for() {
     let mut once = pod("once");
     once["apiVersion"] = "v1".into();
     once["kind"] = "Pod".into();
-    manifest::apply(&client, [once]).await.expect("created");
+    // What fails and isn't in the manifest is no matter of it.
+    let mut other = pod("other");
+    (other["apiVersion"], other["kind"]) = ("v1".into(), "Pod".into());
+    manifest::apply(&client, [other]).await.expect("created");
+    let applied = manifest::apply(&client, [once]).await.expect("created");
 
     let mut told = Vec::new();
     let patience = Duration::from_secs(1);
-    let early = timeout(patience, manifest::rolled_out(&informers, |now| told.push(now.to_string()))).await;
+    let early = timeout(patience, manifest::rolled_out(&informers, &applied, |now| told.push(now.to_string()))).await;
     assert!(early.is_err(), "{told:?}");
     assert_eq!(told[0], "0 of 1 pods available");
     let status = json!({ "status": { "phase": "Succeeded" } });
     let pods = Api::<Pod>::default_namespaced(client);
     pods.patch_status("once", &PatchParams::default(), &Patch::Merge(status)).await.expect("patched");
-    timeout(patience, manifest::rolled_out(&informers, |_| {})).await.expect("nothing is left to do");
+    timeout(patience, manifest::rolled_out(&informers, &applied, |_| {})).await.expect("nothing is left to do");
 }
 
 /// As `kubectl get -o yaml` writes it.
