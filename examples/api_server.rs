@@ -4,7 +4,7 @@
 //!
 //! prints `serving https://…`, and `export KUBECONFIG=…` for the administrator and for the other components.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{io::Write as _, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::Parser;
 use orchestra_core::{clock::SystemClock, server::ApiServer};
@@ -36,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
         .advertise(published.address)
         .dialer(Arc::new(published.node_dialer(&SystemClock)?))
         .build();
-    println!("serving {}\nexport KUBECONFIG={}", published.server, published.kubeconfig.display());
+    writeln!(std::io::stdout(), "serving {}\nexport KUBECONFIG={}", published.server, published.kubeconfig.display())?;
     tokio::select! {
         biased;
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),

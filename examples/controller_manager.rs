@@ -5,6 +5,7 @@
 //! runs until Ctrl-C. Against `api_server` it makes deployments, services, nodes and namespaces work. Of several, one acts
 //! at a time: it holds the lease `kube-controller-manager`, and hands it over when it ends.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -28,7 +29,7 @@ async fn main() -> anyhow::Result<()> {
         kube::Config::infer().await.context("no API is named: export KUBECONFIG, as `api_server` prints it")?;
     let root_ca = config.root_cert.as_deref().map(root_ca::pem);
     let client = kube::Client::try_from(config)?;
-    println!("controllers for {}", client.apiserver_version().await?.git_version);
+    writeln!(std::io::stdout(), "controllers for {}", client.apiserver_version().await?.git_version)?;
     let (clock, entropy) = (Arc::new(SystemClock), Entropy::from_os());
     let host = format!("controllers-{}", std::process::id());
     let election = LeaderElection::new(client, "kube-controller-manager", &host, clock.clone(), entropy.fork());

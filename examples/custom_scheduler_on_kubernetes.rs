@@ -4,6 +4,7 @@
 //!
 //! takes the cluster that `KUBECONFIG` names, and runs until Ctrl-C. Pods ask for it by `schedulerName: packer`.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use clap::Parser;
@@ -46,7 +47,7 @@ async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let args = Args::parse();
     let client = kube::Client::try_default().await?;
-    println!("{} schedules for {}", args.name, client.apiserver_version().await?.git_version);
+    writeln!(std::io::stdout(), "{} schedules for {}", args.name, client.apiserver_version().await?.git_version)?;
     let pipeline = Pipeline::new(args.name.as_str()).required().score(1, MostAllocated).ties(Ties::First);
     let informers = Informers::new(client.clone());
     let scheduling =

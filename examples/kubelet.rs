@@ -2,9 +2,10 @@
 //!
 //!     cargo run --example kubelet -- --data /tmp/cluster --number 1
 //!
-//! takes its certificate from the authority in `--data`, which it shares with `api_server`. Ctrl-C stops its pods too.
+//! takes its certificate from the authority in `--data`, which it shares with `api_server`. Its pods outlive it, and are adopted
+//! by the next one; `--stop-pods` stops them with it.
 
-use std::{net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+use std::{io::Write as _, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -15,7 +16,7 @@ use orchestra_net::{
     pki::{self, CertificateAuthority, ClientCertificates, Subject},
     serve::{asked_to_stop, serve},
 };
-use orchestra_runtime::{ProcessRuntime, kubelet::Kubelet, remove_all};
+use orchestra_runtime::{ProcessRuntime, kubelet::Kubelet, stop_all};
 use tokio::net::TcpListener;
 
 /// A kubelet that runs pods as processes.
@@ -27,12 +28,15 @@ struct Args {
     /// Which node of the cluster this is.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=15))]
     number: u8,
+    /// Stop the pods when asked to stop, as for a trial on one's own machine; they start again with the next kubelet.
+    #[arg(long)]
+    stop_pods: bool,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let Args { data, number } = Args::parse();
+    let Args { data, number, stop_pods } = Args::parse();
     let (data, clock, name) = (std::path::absolute(data)?, Arc::new(SystemClock), format!("node-{number}"));
     let client =
         kube::Client::try_default().await.context("no API is named: export KUBECONFIG, as `api_server` prints it")?;
@@ -48,12 +52,15 @@ async fn main() -> anyhow::Result<()> {
         .port(listener.local_addr()?.port())
         .build();
     let service = guard::only(kubelet.service(), [Subject::component("kube-apiserver")]);
-    println!("{name} serves https://{}", listener.local_addr()?);
+    writeln!(std::io::stdout(), "{name} serves https://{}", listener.local_addr()?)?;
     tokio::select! {
         biased;
         asked = asked_to_stop() => asked?,
         never = serve(listener, tls, service) => match never {},
         never = kubelet.run() => match never {},
     }
-    Ok(remove_all(&runtime, Duration::from_secs(2)).await?)
+    if stop_pods {
+        stop_all(&runtime, Duration::from_secs(2)).await?;
+    }
+    Ok(())
 }

@@ -5,6 +5,7 @@
 //! runs until Ctrl-C, and binds the pods that name no other scheduler. Of several, one acts at a time: it holds the lease
 //! `kube-scheduler`, and hands it over when it ends.
 
+use std::io::Write as _;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -27,7 +28,7 @@ async fn main() -> anyhow::Result<()> {
     let Args {} = Args::parse();
     let client =
         kube::Client::try_default().await.context("no API is named: export KUBECONFIG, as `api_server` prints it")?;
-    println!("scheduling for {}", client.apiserver_version().await?.git_version);
+    writeln!(std::io::stdout(), "scheduling for {}", client.apiserver_version().await?.git_version)?;
     let (clock, entropy) = (Arc::new(SystemClock), Entropy::from_os());
     let host = format!("scheduler-{}", std::process::id());
     let election = LeaderElection::new(client, "kube-scheduler", &host, clock.clone(), entropy.fork());

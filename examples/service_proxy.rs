@@ -4,7 +4,7 @@
 //!
 //! runs until Ctrl-C. The addresses must be this machine's own, as those of 127.0.0.0/8 are.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{io::Write as _, net::Ipv4Addr, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -21,7 +21,7 @@ async fn main() -> anyhow::Result<()> {
     let Args {} = Args::parse();
     let client =
         kube::Client::try_default().await.context("no API is named: export KUBECONFIG, as `api_server` prints it")?;
-    println!("forwarding for {}", client.apiserver_version().await?.git_version);
+    writeln!(std::io::stdout(), "forwarding for {}", client.apiserver_version().await?.git_version)?;
     let informers = Informers::new(client);
     let node = NodeView { name: "node-1".into(), node_port_addresses: vec![Ipv4Addr::LOCALHOST.into()] };
     let proxy = ServiceProxy::new(&informers, Arc::new(UserspaceProxy::new()), node);

@@ -120,7 +120,7 @@ pub async fn serve_until<S, B>(
     }
 }
 
-/// Waits until this process is asked to stop: by Ctrl-C, or by the signal that supervisors send.
+/// Waits until this process is asked to stop: by Ctrl-C, by the signal that supervisors send, or by its terminal closing.
 ///
 /// # Errors
 ///
@@ -128,11 +128,14 @@ pub async fn serve_until<S, B>(
 pub async fn asked_to_stop() -> io::Result<()> {
     #[cfg(unix)]
     {
-        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        use tokio::signal::unix::{SignalKind, signal};
+
+        let (mut terminate, mut hangup) = (signal(SignalKind::terminate())?, signal(SignalKind::hangup())?);
         tokio::select! {
             biased;
             interrupted = tokio::signal::ctrl_c() => interrupted,
             _ = terminate.recv() => Ok(()),
+            _ = hangup.recv() => Ok(()),
         }
     }
     #[cfg(not(unix))]

@@ -27,7 +27,7 @@ pub use kubelet::Kubelet;
 pub use memory::MemoryRuntime;
 #[cfg(target_os = "linux")]
 pub use process::ProcessRuntime;
-pub use removal::remove_all;
+pub use removal::{remove_all, stop_all};
 
 /// The examples of the README.
 #[cfg(doctest)]

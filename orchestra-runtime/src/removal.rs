@@ -16,12 +16,28 @@ pub async fn remove_all(runtime: &dyn ContainerRuntime, grace: Duration) -> Resu
     join_all(removals).await.into_iter().collect()
 }
 
+/// Ends every container of a runtime, asking first and killing after `grace`, and keeps all that is known of them: a kubelet
+/// over the same runtime goes on as after a restart of the machine.
+///
+/// # Errors
+///
+/// The runtime's first, if something can't be ended; the rest is.
+pub async fn stop_all(runtime: &dyn ContainerRuntime, grace: Duration) -> Result<()> {
+    let sandboxes = runtime.list().await?;
+    let stops = sandboxes.iter().map(|sandbox| stop(runtime, sandbox, grace));
+    join_all(stops).await.into_iter().collect()
+}
+
 async fn remove(runtime: &dyn ContainerRuntime, sandbox: &SandboxStatus, grace: Duration) -> Result<()> {
-    let running = sandbox.containers.iter().filter(|container| container.state.is_running());
-    let stops = running.map(|container| runtime.stop_container(&container.id, grace));
-    let stopped: Result<()> = join_all(stops).await.into_iter().collect();
+    let stopped = stop(runtime, sandbox, grace).await;
     let removed = runtime.remove_sandbox(&sandbox.id).await;
     stopped.and(removed)
+}
+
+async fn stop(runtime: &dyn ContainerRuntime, sandbox: &SandboxStatus, grace: Duration) -> Result<()> {
+    let running = sandbox.containers.iter().filter(|container| container.state.is_running());
+    let stops = running.map(|container| runtime.stop_container(&container.id, grace));
+    join_all(stops).await.into_iter().collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! `kill -9` of the whole cluster, and another one on what it left.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    io::{BufRead as _, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use super::{
     kubectl::{MANIFEST, curl, eventually, pods},
@@ -8,7 +13,7 @@ use super::{
 };
 
 /// The running processes that were started below `data`, as a pod's are.
-fn processes_below(data: &Path) -> BTreeSet<String> {
+pub(crate) fn processes_below(data: &Path) -> BTreeSet<String> {
     let below = |entry: &std::fs::DirEntry| {
         std::fs::read_link(entry.path().join("cwd")).is_ok_and(|directory| directory.starts_with(data))
     };
@@ -79,4 +84,61 @@ fn a_second_cluster_on_the_same_data_is_refused() {
     assert!(!second.status.success() && complaint.contains("open") && complaint.contains(path), "{complaint}");
     assert!(cluster.ok(&["get", "--raw", "/readyz"]).contains("ok"));
     cluster.stop();
+}
+
+/// SEMANTICS 50, 56: what was stopped with the cluster is counted as stopped, as after a restart of the machine; and whoever
+/// fails beside the manifest holds nothing up.
+#[test]
+fn a_cluster_that_was_stopped_goes_on_as_its_machine_would() {
+    if !has_kubectl() {
+        return;
+    }
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let path = data.path().to_str().expect("a plain path");
+    let mut cluster = Cluster::start(&["--data", path, MANIFEST]);
+    cluster.wait_for_line("ready");
+    let notes = data.path().join("notes");
+    let noting = |word: &str, then: &str| format!("echo {word} >> {}; {then}", notes.display());
+    for (name, script) in [
+        ("short", noting("short", "exit 0")),
+        ("failing", noting("failing", "exit 1")),
+        ("long", noting("long", "sleep 600")),
+    ] {
+        cluster.ok(&["run", name, "--image=host", "--restart=Never", "--", "sh", "-c", &script]);
+    }
+    let phases = ["get", "pods", "-o", "jsonpath={.items[*].status.phase}"];
+    eventually("each has come to its phase", || cluster.ok(&phases), |now| now == "Failed Running Succeeded");
+    cluster.stop();
+    assert_eq!(processes_below(data.path()), BTreeSet::new());
+
+    let mut cluster = Cluster::start(&["--data", path, MANIFEST]);
+    cluster.wait_for_line("ready");
+    eventually("what never restarts has failed", || cluster.ok(&phases), |now| now == "Failed Failed Succeeded");
+    let restarts = ["-n", "web", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[0].restartCount}"];
+    eventually("the others are started again", || cluster.ok(&restarts), |now| now == "1 1 1");
+    cluster.ok(&["-n", "web", "wait", "pods", "--all", "--for=condition=Ready", "--timeout=60s"]);
+    let mut noted: Vec<String> = std::fs::read_to_string(&notes).expect("notes").lines().map(Into::into).collect();
+    noted.sort();
+    assert_eq!(noted, ["failing", "long", "short"], "each ran once");
+}
+
+/// Whoever started it in a pipe may be content with the first line.
+#[test]
+fn a_cluster_whose_reader_is_gone_stays_until_it_is_stopped() {
+    let data = tempfile::tempdir().expect("a temporary directory");
+    let mut child = Command::new(example("cluster"))
+        .args(["--data", data.path().to_str().expect("a plain path"), MANIFEST])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the example starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("stdout is piped")).read_line(&mut line).expect("a line");
+    assert!(line.starts_with("export KUBECONFIG="), "{line}");
+    eventually("its pods run", || processes_below(data.path()).len(), |&count| count >= 3);
+    assert!(child.try_wait().expect("it can be waited for").is_none(), "it is still there");
+    let asked = Command::new("kill").args(["-HUP", &child.id().to_string()]).status();
+    assert!(asked.is_ok_and(|status| status.success()));
+    assert!(child.wait().expect("it ends").success());
+    assert_eq!(processes_below(data.path()), BTreeSet::new());
 }

@@ -45,8 +45,9 @@ fn two_servers_on_an_etcd_lose_nothing_when_one_of_each_is_killed() {
 #[test]
 fn a_cluster_of_separate_processes_rolls_out_a_manifest() {
     if has_kubectl() {
-        let cluster = SeparateCluster::start();
+        let mut cluster = SeparateCluster::start();
         cluster.refuses_a_second_server();
         cluster.rolls_out();
+        cluster.restarts_the_kubelet();
     }
 }

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use super::crash::processes_below;
+
 /// How long anything here may take on a busy machine; every wait ends at its event, not at this bound.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -181,6 +183,18 @@ impl SeparateCluster {
         cluster
     }
 
+    /// Asks the kubelet to stop, which leaves its pods alone, and starts another one, which takes them on.
+    pub(crate) fn restarts_the_kubelet(&mut self) {
+        let before = processes_below(self.data.path());
+        assert!(!before.is_empty(), "pods run");
+        stop(&mut self.children.pop().expect("the kubelet is the last"));
+        assert_eq!(processes_below(self.data.path()), before);
+        let dir = self.data.path().to_str().expect("a plain path").to_owned();
+        let component = self.run("kubelet", &["--data", &dir, "--stop-pods"]);
+        wait_for_output(component, "");
+        assert_eq!(processes_below(self.data.path()), before);
+    }
+
     fn run(&mut self, name: &str, args: &[&str]) -> std::process::ChildStdout {
         let mut child = Command::new(example(name))
             .args(args)
@@ -230,12 +244,15 @@ impl SeparateCluster {
 impl Drop for SeparateCluster {
     fn drop(&mut self) {
         // The kubelet, which is the last, ends its pods while the server still answers.
-        for child in self.children.iter_mut().rev() {
-            let asked = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
-            assert!(asked.is_ok_and(|status| status.success()), "a component can't be asked to stop");
-            child.wait().expect("a child that was asked to stop ends");
-        }
+        self.children.iter_mut().rev().for_each(stop);
     }
+}
+
+/// Asks a component to stop, and waits until it has.
+fn stop(child: &mut Child) {
+    let asked = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(asked.is_ok_and(|status| status.success()), "a component can't be asked to stop");
+    child.wait().expect("a child that was asked to stop ends");
 }
 
 /// Waits for a line that begins with `start`, and goes on reading so that the program never blocks.
