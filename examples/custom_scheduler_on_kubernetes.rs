@@ -12,7 +12,7 @@ use orchestra_core::{
     clock::SystemClock,
     informer::Informers,
     rng::Entropy,
-    scheduler::{NodeView, Pipeline, PodView, SchedulingLoop, Score, Ties},
+    scheduler::{NodeView, Pipeline, Scale, SchedulingLoop, Score, Shape, Ties},
 };
 
 /// A scheduler that fills one node before it takes the next.
@@ -32,13 +32,13 @@ impl Score for MostAllocated {
         "most-allocated"
     }
 
-    fn score(&self, pod: &PodView, node: &NodeView) -> i64 {
+    fn score(&self, pod: &Shape, node: &NodeView) -> i64 {
         let taken = node.requested.amount("cpu") + pod.requests.amount("cpu");
-        100 * taken / node.allocatable.amount("cpu").max(1)
+        (100 * taken / node.allocatable.amount("cpu").max(1)).clamp(0, 100)
     }
 
-    fn normalize(&self, score: i64, _: i64) -> i64 {
-        score.clamp(0, 100)
+    fn scale(&self) -> Scale {
+        Scale::Points
     }
 }
 

@@ -4,7 +4,9 @@
 //!
 //! prints how it decides for one pod, node by node, and `8 laws hold for best-fit`.
 
-use orchestra_core::scheduler::{Ask, NodeView, Pipeline, Plan, PodId, PodView, Resources, Scheduler, Score, Snapshot};
+use orchestra_core::scheduler::{
+    Ask, NodeInfo, NodeView, Pipeline, Plan, PodId, PodView, Resources, Scale, Scheduler, Score, Shape, Snapshot,
+};
 
 /// Prefers the node that the pod leaves the least of (best fit).
 #[derive(Debug)]
@@ -15,16 +17,16 @@ impl Score for LeastLeft {
         "least-left"
     }
 
-    fn score(&self, pod: &PodView, node: &NodeView) -> i64 {
-        let left = |resource| {
+    fn score(&self, pod: &Shape, node: &NodeView) -> i64 {
+        let taken = |resource| {
             let taken = node.requested.amount(resource) + pod.requests.amount(resource);
-            1_000 - 1_000 * taken / node.allocatable.amount(resource).max(1)
+            1_000 * taken / node.allocatable.amount(resource).max(1)
         };
-        2_000 - left("cpu") - left("memory")
+        taken("cpu") + taken("memory")
     }
 
-    fn normalize(&self, score: i64, highest: i64) -> i64 {
-        if highest > 0 { 100 * score / highest } else { 0 }
+    fn scale(&self) -> Scale {
+        Scale::Highest
     }
 }
 
@@ -53,15 +55,15 @@ mod laws {
 
 /// An amount of cpu, in thousandths of a core, and of memory.
 fn amounts(cpu: i64, memory: i64) -> Resources {
-    Resources([("cpu".into(), cpu), ("memory".into(), memory), ("pods".into(), 1)].into())
+    Resources { cpu, memory, pods: 1, ..Resources::default() }
 }
 
 fn main() {
     let nodes = [("small", 1_000), ("medium", 2_000), ("large", 8_000)].map(|(name, cpu)| {
         let allocatable = amounts(cpu, cpu << 20);
-        NodeView { name: name.into(), allocatable, ..NodeView::default() }
+        NodeInfo { name: name.into(), allocatable, ..NodeInfo::default() }
     });
-    let pod = PodView { name: "web".into(), requests: amounts(1_500, 1_500 << 20), ..PodView::default() };
+    let pod = PodView::new("web", Shape { requests: amounts(1_500, 1_500 << 20), ..Shape::default() });
     let snapshot = Snapshot::new(nodes, [(pod, None)]);
     for explanation in BestFit::new().0.explain(&snapshot, PodId(0)) {
         println!("{explanation}");

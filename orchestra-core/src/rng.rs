@@ -78,6 +78,15 @@ impl fmt::Debug for Entropy {
     }
 }
 
+/// A draw that depends on both numbers (SplitMix64: Steele, Lea, Flood, OOPSLA 2014).
+#[must_use]
+pub fn mixed(seed: u64, salt: u64) -> u64 {
+    let mut mixed = seed.wrapping_add(salt.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ (mixed >> 31)
+}
+
 #[cfg(test)]
 mod tests {
     use super::Entropy;

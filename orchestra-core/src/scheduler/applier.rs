@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Commit, Detect, Filter as _, HostPortsFree, NodeId, Op, Reason, ResourcesFit, Step, Trial};
+use super::{
+    Commit, Detect, Filter as _, HostPortsFree, NodeId, NodeView, Op, Place, PodId, PodView, Reason, ResourcesFit,
+    Snapshot, Step, Trial,
+};
 
 /// Why an operation was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,14 +30,12 @@ pub fn apply(trial: &mut Trial<'_>, step: &Step, detect: Detect) -> Result<Vec<O
     for op in &step.ops {
         match check(trial, step, op, detect, &placed) {
             Ok(()) => {
-                if let Op::Place { pod, node } = op {
-                    trial.place(*pod, *node);
-                    placed.insert(*node);
+                if let Op::Place { pod, place } = op {
+                    trial.place(*pod, *place);
+                    placed.insert(place.node);
                 }
-                if let Op::Evict { pod, .. } = op
-                    && let Some(node) = trial.snapshot().node_of(*pod)
-                {
-                    trial.evict(*pod, node);
+                if let Op::Evict { pod, .. } = op {
+                    trial.evict(*pod);
                 }
                 taken.push(op.clone());
             }
@@ -48,19 +49,83 @@ pub fn apply(trial: &mut Trial<'_>, step: &Step, detect: Detect) -> Result<Vec<O
     Ok(taken)
 }
 
+/// Applies a step to the cluster itself; `Ok` holds the operations that were taken.
+///
+/// # Errors
+///
+/// As [`apply`].
+pub fn commit(snapshot: &mut Snapshot, step: &Step, detect: Detect) -> Result<Vec<Op>, Refusal> {
+    let taken = match &step.ops[..] {
+        // What is one operation needs no trial.
+        [op] => match check(snapshot, step, op, detect, &BTreeSet::new()) {
+            Ok(()) => vec![op.clone()],
+            Err(refusal) if step.commit == Commit::Whole => return Err(refusal),
+            Err(_) => Vec::new(),
+        },
+        _ => apply(&mut Trial::new(snapshot), step, detect)?,
+    };
+    for op in &taken {
+        match op {
+            Op::Place { pod, place } => snapshot.place(*pod, *place),
+            Op::Evict { pod, .. } => snapshot.evict(*pod),
+            Op::Nominate { .. } | Op::Probe { .. } => {}
+        }
+    }
+    Ok(taken)
+}
+
+/// What a step is checked against.
+trait Ground {
+    fn node(&self, id: NodeId) -> &NodeView;
+    fn pod(&self, id: PodId) -> &PodView;
+    fn place_of(&self, pod: PodId) -> Option<Place>;
+}
+
+impl Ground for Snapshot {
+    fn node(&self, id: NodeId) -> &NodeView {
+        Self::node(self, id)
+    }
+
+    fn pod(&self, id: PodId) -> &PodView {
+        Self::pod(self, id)
+    }
+
+    fn place_of(&self, pod: PodId) -> Option<Place> {
+        Self::place_of(self, pod)
+    }
+}
+
+impl Ground for Trial<'_> {
+    fn node(&self, id: NodeId) -> &NodeView {
+        Self::node(self, id)
+    }
+
+    fn pod(&self, id: PodId) -> &PodView {
+        self.snapshot().pod(id)
+    }
+
+    fn place_of(&self, pod: PodId) -> Option<Place> {
+        Self::place_of(self, pod)
+    }
+}
+
 /// `own` are the nodes that this very step has changed: no conflict of its own.
-fn check(trial: &Trial<'_>, step: &Step, op: &Op, detect: Detect, own: &BTreeSet<NodeId>) -> Result<(), Refusal> {
-    let Op::Place { pod, node } = op else { return Ok(()) };
-    if trial.snapshot().node_of(*pod).is_some() {
+fn check(now: &impl Ground, step: &Step, op: &Op, detect: Detect, own: &BTreeSet<NodeId>) -> Result<(), Refusal> {
+    let Op::Place { pod, place: Place { node, devices } } = op else { return Ok(()) };
+    if now.place_of(*pod).is_some() {
         return Err(Refusal::Placed);
     }
-    let current = trial.node(*node);
+    let current = now.node(*node);
     let read = step.reads.iter().find(|(read, _)| read == node);
     if let (Detect::Version, Some((_, version)), false) = (detect, read, own.contains(node))
         && *version != current.version
     {
         return Err(Refusal::Changed(*node));
     }
-    let view = trial.snapshot().pod(*pod);
-    ResourcesFit.admit(view, current).and_then(|()| HostPortsFree.admit(view, current)).map_err(Refusal::NoRoom)
+    let view = now.pod(*pod);
+    ResourcesFit.admit(view, current).and_then(|()| HostPortsFree.admit(view, current)).map_err(Refusal::NoRoom)?;
+    if !view.devices.is_met_by(*devices, &current.devices_left) {
+        return Err(Refusal::NoRoom(Reason::crowded("node(s) had too little left of the chosen devices")));
+    }
+    Ok(())
 }

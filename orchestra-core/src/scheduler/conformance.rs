@@ -9,8 +9,9 @@
 use std::{collections::BTreeSet, num::NonZeroU32};
 
 use super::{
-    Ask, Detect, Filter as _, HostPortsFree, NodeAffinityMatches, NodeId, NodeSchedulable, NodeView, Op, Plan, PodId,
-    PodView, Resources, ResourcesFit, Scheduler, Snapshot, TaintsTolerated, Trial, Unit, UnitId, apply,
+    Ask, Detect, DeviceRequest, DevicesFit, DevicesMatch, Filter as _, HostPortsFree, NodeAffinityMatches, NodeId,
+    NodeInfo, NodeSchedulable, Op, Plan, PodId, PodView, Resources, ResourcesFit, Scheduler, Shape, Snapshot,
+    TaintsTolerated, Trial, Unit, UnitId, apply,
 };
 use crate::{clock::Timestamp, rng::Entropy};
 
@@ -27,12 +28,13 @@ pub struct Case {
 }
 
 impl Case {
-    /// The cluster of a seed: up to 12 nodes of three sizes, some cordoned or tainted, and up to 30 pods, some in gangs.
+    /// The cluster of a seed: up to 12 nodes of three sizes, some cordoned or tainted, some with devices, and up to 30 pods, some in
+    /// gangs.
     #[must_use]
     pub fn generate(seed: u64) -> Self {
         let entropy = Entropy::seeded(seed);
         let below = |bound: u64| entropy.next_u64() % bound;
-        let nodes: Vec<NodeView> = (0..=below(12)).map(|n| node(n, &below)).collect();
+        let nodes: Vec<NodeInfo> = (0..=below(12)).map(|n| node(n, &below)).collect();
         let running = (0..below(10)).map(|n| {
             (pod(n, &below), Some(nodes[usize::try_from(below(nodes.len() as u64)).expect("small")].name.clone()))
         });
@@ -73,7 +75,7 @@ impl Case {
     fn placements<'a>(&self, plan: &'a Plan) -> impl Iterator<Item = (PodId, NodeId)> + use<'a> {
         let ops = plan.steps.iter().flat_map(|step| &step.ops);
         ops.filter_map(|op| match op {
-            Op::Place { pod, node } => Some((*pod, *node)),
+            Op::Place { pod, place } => Some((*pod, place.node)),
             _ => None,
         })
     }
@@ -81,16 +83,18 @@ impl Case {
 
 fn amounts(cpu: u64, memory: u64) -> Resources {
     let amount = |amount: u64| i64::try_from(amount).expect("small");
-    Resources([("cpu".into(), amount(cpu)), ("memory".into(), amount(memory << 20)), ("pods".into(), 1)].into())
+    Resources { cpu: amount(cpu), memory: amount(memory << 20), pods: 1, ..Resources::default() }
 }
 
-fn node(n: u64, below: &dyn Fn(u64) -> u64) -> NodeView {
+fn node(n: u64, below: &dyn Fn(u64) -> u64) -> NodeInfo {
     let size = 1 + below(3);
     let mut allocatable = amounts(1_000 * size, 1_024 * size);
-    allocatable.0.insert("pods".into(), i64::try_from(4 * size).expect("small"));
+    allocatable.pods = i64::try_from(4 * size).expect("small");
     let mut node =
-        NodeView { name: format!("n{n:02}").into(), allocatable, unschedulable: below(8) == 0, ..NodeView::default() };
+        NodeInfo { name: format!("n{n:02}").into(), allocatable, unschedulable: below(8) == 0, ..NodeInfo::default() };
     node.labels.insert("zone".into(), format!("z{}", below(2)));
+    node.devices = u8::try_from(below(4)).expect("small");
+    node.device_model = format!("m{}", below(2)).into();
     if below(6) == 0 {
         node.taints.push(k8s_openapi::api::core::v1::Taint {
             key: "dedicated".into(),
@@ -102,21 +106,20 @@ fn node(n: u64, below: &dyn Fn(u64) -> u64) -> NodeView {
 }
 
 fn pod(n: u64, below: &dyn Fn(u64) -> u64) -> PodView {
-    let mut pod = PodView {
-        namespace: "default".into(),
-        name: format!("p{n}").into(),
-        uid: format!("u{n}").into(),
-        requests: amounts(below(8) * 150, below(8) * 128),
-        ..PodView::default()
-    };
-    pod.requests.0.insert("pods".into(), 1);
+    let mut pod =
+        Shape { namespace: "default".into(), requests: amounts(below(8) * 150, below(8) * 128), ..Shape::default() };
     if below(4) == 0 {
         pod.node_selector.insert("zone".into(), format!("z{}", below(3)));
     }
     if below(5) == 0 {
         pod.host_ports.insert(("0.0.0.0".into(), "TCP".into(), i32::try_from(8_000 + below(2)).expect("small")));
     }
-    pod
+    match below(8) {
+        0 => pod.devices = DeviceRequest { count: 1, millis: 400, ..DeviceRequest::default() },
+        1 => pod.devices = DeviceRequest { count: 2, millis: 1_000, models: ["m0".into()].into() },
+        _ => {}
+    }
+    PodView { uid: format!("u{n}").into(), ..PodView::new(format!("p{n}"), pod) }
 }
 
 /// Runs a check on every generated cluster.
@@ -143,11 +146,12 @@ pub fn every_step_is_feasible(mut scheduler: impl Scheduler) {
         let mut trial = Trial::new(&case.snapshot);
         for step in &plan.steps {
             for op in &step.ops {
-                let Op::Place { pod, node } = op else { continue };
-                let (pod, node) = (case.snapshot.pod(*pod), case.snapshot.node(*node));
+                let Op::Place { pod, place } = op else { continue };
+                let (pod, node) = (case.snapshot.pod(*pod), case.snapshot.node(place.node));
                 NodeSchedulable.admit(pod, node).expect("not cordoned");
                 TaintsTolerated.admit(pod, node).expect("tolerated");
                 NodeAffinityMatches.admit(pod, node).expect("selected");
+                DevicesMatch.admit(pod, node).expect("of a model it can do with");
             }
             apply(&mut trial, step, Detect::Fit).unwrap_or_else(|refusal| panic!("seed {}: {refusal:?}", case.seed));
         }
@@ -221,6 +225,8 @@ pub fn what_is_left_has_no_place(mut scheduler: impl Scheduler) {
                     .admit(pod, node)
                     .and_then(|()| TaintsTolerated.admit(pod, node))
                     .and_then(|()| NodeAffinityMatches.admit(pod, node))
+                    .and_then(|()| DevicesMatch.admit(pod, node))
+                    .and_then(|()| DevicesFit.admit(pod, node))
                     .and_then(|()| HostPortsFree.admit(pod, node))
                     .and_then(|()| ResourcesFit.admit(pod, node));
                 assert!(refused.is_err(), "seed {}: {} takes {}", case.seed, node.name, pod.name);
@@ -316,8 +322,8 @@ mod tests {
         fn a_node_over_its_allocatable_is_noticed() {
             conformance::every_step_is_feasible(faulty(|_, plan| {
                 for op in plan.steps.iter_mut().flat_map(|step| &mut step.ops) {
-                    if let Op::Place { node, .. } = op {
-                        node.0 = 0;
+                    if let Op::Place { place, .. } = op {
+                        place.node.0 = 0;
                     }
                 }
             }));
@@ -364,7 +370,7 @@ mod tests {
         #[should_panic(expected = "takes")]
         fn a_unit_left_over_although_a_node_takes_it_is_noticed() {
             conformance::what_is_left_has_no_place(faulty(|ask, plan| {
-                let nodes = ask.scope.map_or(ask.snapshot.nodes.len(), <[_]>::len);
+                let nodes = ask.scope.map_or(ask.snapshot.nodes().len(), <[_]>::len);
                 let single = |step: &crate::scheduler::Step| step.ops.len() == 1;
                 if let Some(step) = plan.steps.pop_if(|step| single(step)) {
                     let why = [(vec![crate::scheduler::Reason::fixed("no wish to")], nodes)].into();

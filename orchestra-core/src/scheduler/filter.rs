@@ -1,10 +1,10 @@
 //! The filters that look at a node alone, in Kubernetes' order and with its reasons.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration};
 
-use super::{Filter, NodeView, PodView, Reason};
+use super::{Filter, NodeView, Reads, Reason, Shape};
 
 const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
 
@@ -17,9 +17,16 @@ impl Filter for NodeSchedulable {
         "NodeUnschedulable"
     }
 
-    fn admit(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
+    fn reads(&self) -> Reads {
+        Reads::Node
+    }
+
+    fn admit(&self, pod: &Shape, node: &NodeView) -> Result<(), Reason> {
+        if !node.unschedulable {
+            return Ok(());
+        }
         let cordon = Taint { key: UNSCHEDULABLE_TAINT.into(), effect: "NoSchedule".into(), ..Taint::default() };
-        if node.unschedulable && !pod.tolerations.iter().any(|toleration| tolerates(toleration, &cordon)) {
+        if !pod.tolerations.iter().any(|toleration| tolerates(toleration, &cordon)) {
             return Err(Reason::fixed("node(s) were unschedulable"));
         }
         Ok(())
@@ -35,7 +42,15 @@ impl Filter for NodeNameMatches {
         "NodeName"
     }
 
-    fn admit(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
+    fn reads(&self) -> Reads {
+        Reads::Node
+    }
+
+    fn concerns(&self, pod: &Shape) -> bool {
+        pod.node_name.is_some()
+    }
+
+    fn admit(&self, pod: &Shape, node: &NodeView) -> Result<(), Reason> {
         match &pod.node_name {
             Some(name) if *name != node.name => Err(Reason::fixed("node(s) didn't match the requested node name")),
             _ => Ok(()),
@@ -52,7 +67,11 @@ impl Filter for TaintsTolerated {
         "TaintToleration"
     }
 
-    fn admit(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
+    fn reads(&self) -> Reads {
+        Reads::Node
+    }
+
+    fn admit(&self, pod: &Shape, node: &NodeView) -> Result<(), Reason> {
         let hard = node.taints.iter().filter(|taint| matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"));
         for taint in hard {
             if !pod.tolerations.iter().any(|toleration| tolerates(toleration, taint)) {
@@ -84,7 +103,15 @@ impl Filter for NodeAffinityMatches {
         "NodeAffinity"
     }
 
-    fn admit(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
+    fn reads(&self) -> Reads {
+        Reads::Node
+    }
+
+    fn concerns(&self, pod: &Shape) -> bool {
+        !pod.node_selector.is_empty() || pod.affinity.as_ref().is_some_and(|affinity| affinity.node_affinity.is_some())
+    }
+
+    fn admit(&self, pod: &Shape, node: &NodeView) -> Result<(), Reason> {
         let selected = pod.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value));
         let affinity = pod.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
         let required =
@@ -134,7 +161,14 @@ impl Filter for HostPortsFree {
         "NodePorts"
     }
 
-    fn admit(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
+    fn concerns(&self, pod: &Shape) -> bool {
+        !pod.host_ports.is_empty()
+    }
+
+    fn admit(&self, pod: &Shape, node: &NodeView) -> Result<(), Reason> {
+        if pod.host_ports.is_empty() {
+            return Ok(());
+        }
         let everywhere = "0.0.0.0";
         let clash = pod.host_ports.iter().any(|(address, protocol, number)| {
             node.host_ports.iter().any(|(taken, taken_protocol, taken_number)| {
@@ -156,27 +190,86 @@ impl Filter for ResourcesFit {
         "NodeResourcesFit"
     }
 
-    fn admit(&self, pod: &PodView, node: &NodeView) -> Result<(), Reason> {
+    fn admit(&self, pod: &Shape, node: &NodeView) -> Result<(), Reason> {
+        if node.allocatable.take(&pod.requests, &node.requested) {
+            return Ok(());
+        }
         insufficient(pod, node).next().map_or(Ok(()), Err)
     }
 
-    fn reasons(&self, pod: &PodView, node: &NodeView) -> Vec<Reason> {
+    fn reasons(&self, pod: &Shape, node: &NodeView) -> Vec<Reason> {
+        if node.allocatable.take(&pod.requests, &node.requested) {
+            return Vec::new();
+        }
         insufficient(pod, node).collect()
     }
 }
 
-/// A reason for each resource of which not enough is left.
-fn insufficient(pod: &PodView, node: &NodeView) -> impl Iterator<Item = Reason> {
-    pod.requests.0.iter().filter(|(_, wanted)| **wanted > 0).filter_map(|(resource, wanted)| {
-        let allocatable = node.allocatable.amount(resource);
-        if node.requested.amount(resource).saturating_add(*wanted) <= allocatable {
-            return None;
-        }
-        let text = match &**resource {
-            "pods" => "Too many pods".to_owned(),
-            other => format!("Insufficient {other}"),
-        };
+/// A reason for each resource of which not enough is left, in the order of names, other resources last.
+fn insufficient(pod: &Shape, node: &NodeView) -> impl Iterator<Item = Reason> {
+    let (wanted, taken, all) = (&pod.requests, &node.requested, &node.allocatable);
+    let reason = |text: Cow<'static, str>, wanted: i64, taken: i64, all: i64| {
+        let lacks = wanted > 0 && taken.saturating_add(wanted) > all;
         // What an empty node has not, nobody can make room for.
-        Some(if *wanted <= allocatable { Reason::crowded(text) } else { Reason::fixed(text) })
-    })
+        lacks.then_some(Reason { text, crowded: wanted <= all })
+    };
+    let common = [
+        reason("Insufficient cpu".into(), wanted.cpu, taken.cpu, all.cpu),
+        reason(
+            "Insufficient ephemeral-storage".into(),
+            wanted.ephemeral_storage,
+            taken.ephemeral_storage,
+            all.ephemeral_storage,
+        ),
+        reason("Insufficient memory".into(), wanted.memory, taken.memory, all.memory),
+        reason("Too many pods".into(), wanted.pods, taken.pods, all.pods),
+    ];
+    let others = wanted.others.iter().filter_map(move |(name, wanted)| {
+        reason(format!("Insufficient {name}").into(), *wanted, taken.amount(name), all.amount(name))
+    });
+    common.into_iter().flatten().chain(others)
+}
+
+/// The node has as many devices as the pod needs, of a model it can do with.
+#[derive(Clone, Copy, Debug)]
+pub struct DevicesMatch;
+
+impl Filter for DevicesMatch {
+    fn name(&self) -> &str {
+        "DevicesMatch"
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Node
+    }
+
+    fn concerns(&self, pod: &Shape) -> bool {
+        pod.devices.count > 0
+    }
+
+    fn admit(&self, pod: &Shape, node: &NodeView) -> Result<(), Reason> {
+        let wanted = &pod.devices;
+        if wanted.count > 0 && (node.devices < wanted.count || !wanted.allows(&node.device_model)) {
+            return Err(Reason::fixed("node(s) didn't have the devices that the pod needs"));
+        }
+        Ok(())
+    }
+}
+
+/// As many devices as the pod needs have enough left.
+#[derive(Clone, Copy, Debug)]
+pub struct DevicesFit;
+
+impl Filter for DevicesFit {
+    fn name(&self) -> &str {
+        "DevicesFit"
+    }
+
+    fn concerns(&self, pod: &Shape) -> bool {
+        pod.devices.count > 0
+    }
+
+    fn admit(&self, pod: &Shape, node: &NodeView) -> Result<(), Reason> {
+        if pod.devices.fits(&node.devices_left) { Ok(()) } else { Err(Reason::crowded("Insufficient devices")) }
+    }
 }

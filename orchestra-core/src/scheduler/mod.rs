@@ -7,7 +7,7 @@ mod applier;
 mod explanation;
 mod filter;
 mod first_fit;
-mod framework;
+mod pipeline;
 mod plan;
 mod pod_affinity;
 mod relation;
@@ -29,20 +29,31 @@ mod scheduling_loop;
 #[cfg(feature = "client")]
 mod wording;
 
-pub use applier::{Refusal, apply};
+pub use applier::{Refusal, apply, commit};
 pub use explanation::{Explanation, Points, Verdict};
-pub use filter::{HostPortsFree, NodeAffinityMatches, NodeNameMatches, NodeSchedulable, ResourcesFit, TaintsTolerated};
+pub use filter::{
+    DevicesFit, DevicesMatch, HostPortsFree, NodeAffinityMatches, NodeNameMatches, NodeSchedulable, ResourcesFit,
+    TaintsTolerated,
+};
 pub use first_fit::FirstFit;
-pub use framework::{Filter, Look, Pipeline, Reason, Score, Ties};
 #[cfg(feature = "client")]
 pub use metrics::Metrics;
+pub use pipeline::{
+    Filter, FullestDevices, Look, PickDevices, Pipeline, RandomDevices, Reads, Reason, Scale, Score, Ties,
+};
 pub use plan::{Ask, Commit, Detect, Heard, Left, Op, Plan, Step, Unit, UnitId};
 pub use pod_affinity::PodAffinityMatches;
 pub use relation::Relation;
 #[cfg(feature = "client")]
 pub use scheduling_loop::{DEFAULT_SCHEDULER, SchedulingLoop};
-pub use score::{BalancedAllocation, ImageLocality, LeastAllocated, PreferredNodeAffinity, PreferredTaints};
-pub use snapshot::{ImageView, NodeId, NodeView, PodId, PodView, Resources, Snapshot, Version};
+pub use score::{
+    BalancedAllocation, BestFit, DeviceClustering, DevicePacking, DotProduct, Fragmentation, ImageLocality, Largest,
+    LeastAllocated, PreferredNodeAffinity, PreferredTaints, TypicalPods,
+};
+pub use snapshot::{
+    DEVICE_MILLIS, DEVICES_MAX, DeviceClass, DeviceRequest, DeviceSet, HostPort, ImageView, Lineage, NodeId, NodeInfo,
+    NodeView, Place, PodId, PodView, Resources, Shape, ShapeId, Snapshot, Version,
+};
 pub use topology_spread::TopologySpreads;
 pub use trial::{Mark, Trial};
 

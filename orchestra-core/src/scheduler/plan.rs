@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
-use super::{NodeId, PodId, Reason, Snapshot, Version};
+use super::{NodeId, Place, PodId, Reason, Snapshot, Version};
 use crate::clock::Timestamp;
 
 /// Which unit of an ask.
@@ -46,12 +46,12 @@ pub struct Ask<'a> {
 /// One change that a plan asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Bind the pod to the node.
+    /// Bind the pod to the node, with these of its devices.
     Place {
         /// Which pod.
         pod: PodId,
-        /// Which node.
-        node: NodeId,
+        /// Where.
+        place: Place,
     },
     /// Remove a running pod, for the pod that is to take its place.
     Evict {

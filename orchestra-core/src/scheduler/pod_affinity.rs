@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::PodAffinityTerm;
 
-use super::{Filter, NodeView, PodId, PodView, Reason, Relation, Trial, relation::Peers};
+use super::{Filter, NodeView, PodId, PodView, Reason, Relation, Shape, Trial, relation::Peers};
 
 const NAME: &str = "InterPodAffinity";
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
@@ -50,7 +50,7 @@ impl Relation for PodAffinityMatches {
     fn around(&self, pod: PodId, trial: &Trial<'_>) -> Option<Box<dyn Filter>> {
         let (snapshot, view) = (trial.snapshot(), trial.snapshot().pod(pod));
         let (wanted, avoided) = (attracting(view), repelling(view));
-        if wanted.is_empty() && avoided.is_empty() && !snapshot.repels {
+        if wanted.is_empty() && avoided.is_empty() && !snapshot.repels() {
             return None;
         }
         for (field, terms) in [("podAffinity", &wanted), ("podAntiAffinity", &avoided)] {
@@ -96,7 +96,7 @@ impl Filter for Surroundings {
         NAME
     }
 
-    fn admit(&self, _: &PodView, node: &NodeView) -> Result<(), Reason> {
+    fn admit(&self, _: &Shape, node: &NodeView) -> Result<(), Reason> {
         let within = |topologies: &BTreeSet<Topology>| topologies.iter().any(|topology| is_of(node, topology));
         if !self.attracts(node) {
             Err(Reason::fixed("node(s) didn't match pod affinity rules"))
@@ -115,7 +115,7 @@ impl Filter for NotImplemented {
         NAME
     }
 
-    fn admit(&self, _: &PodView, _: &NodeView) -> Result<(), Reason> {
+    fn admit(&self, _: &Shape, _: &NodeView) -> Result<(), Reason> {
         Err(Reason::fixed(format!("node(s) can't be judged by {}, which is not implemented", self.0)))
     }
 }

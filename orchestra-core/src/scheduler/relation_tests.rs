@@ -28,7 +28,7 @@ fn pod(name: &str, app: &str, node: Option<&str>, spec: &Value) -> Pod {
 /// For each pod that waits, the node it gets or what is said against all of them.
 fn places(nodes: &[Node], pods: &[Pod]) -> Vec<String> {
     let snapshot = Snapshot::of(nodes, pods);
-    let waiting = (0..).map(PodId).take(pods.len()).filter(|id| snapshot.node_of(*id).is_none());
+    let waiting = (0..).map(PodId).take(pods.len()).filter(|id| snapshot.place_of(*id).is_none());
     let units: Vec<_> = waiting
         .map(|pod| Unit {
             id: UnitId(pod.0),
@@ -43,7 +43,7 @@ fn places(nodes: &[Node], pods: &[Pod]) -> Vec<String> {
     let ask = Ask { now, seed: 0, snapshot: &snapshot, pending: &units, scope: None, steps_max };
     let plan = FirstFit::default().plan(&ask);
     let placed = plan.steps.iter().flat_map(|step| &step.ops).filter_map(|op| match op {
-        Op::Place { pod, node } => Some((pod.0, snapshot.node(*node).name.to_string())),
+        Op::Place { pod, place } => Some((pod.0, snapshot.node(place.node).name.to_string())),
         _ => None,
     });
     let left = plan.left.iter().map(|left| {

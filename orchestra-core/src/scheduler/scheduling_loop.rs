@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::Instrument as _;
 
 use super::{
-    Ask, Detect, Heard, Left, NodeView, Op, PodId, PodView, Scheduler, Snapshot, Trial, Unit, UnitId, apply,
+    Ask, Detect, Heard, Left, NodeInfo, Op, PodId, PodView, Scheduler, Snapshot, Trial, Unit, UnitId, apply,
     metrics::{Metrics, Result},
     queue::Queue,
     wording,
@@ -171,7 +171,7 @@ impl SchedulingLoop {
 
     /// A node's heartbeats make no room; whatever a filter reads may.
     fn node_changed(&mut self, change: &Change<Node>) {
-        let view = |node: &Option<Arc<Node>>| node.as_ref().map(|node| NodeView::of(node));
+        let view = |node: &Option<Arc<Node>>| node.as_ref().map(|node| NodeInfo::of(node));
         if view(&change.old) != view(&change.new) {
             self.queue.wake();
         }
@@ -192,8 +192,8 @@ impl SchedulingLoop {
         let span = tracing::debug_span!("schedule", scheduler = self.scheduler.name(), pods = count);
         let present: Vec<Arc<Pod>> =
             pods.iter().filter(|pod| due(pod) || self.place_of(pod).is_some()).cloned().collect();
-        let views = present.iter().map(|pod| (view(pod), self.place_of(pod)));
-        let snapshot = Snapshot::new(self.nodes.list().iter().map(|node| NodeView::of(node)), views);
+        let views = present.iter().map(|pod| (PodView::of(pod).unbound().0, self.place_of(pod)));
+        let snapshot = Snapshot::new(self.nodes.list().iter().map(|node| NodeInfo::of(node)), views);
         let units = units(&present, |pod| due(pod), &*self.clock);
         let ask = Ask {
             now: self.clock.now(),
@@ -213,10 +213,10 @@ impl SchedulingLoop {
                 continue;
             };
             for op in ops {
-                if let Op::Place { pod, node } = op
+                if let Op::Place { pod, place } = op
                     && let Some(object) = present.get(pod.0 as usize)
                 {
-                    bindings.push((step.unit, Arc::clone(object), snapshot.node(node).name.clone()));
+                    bindings.push((step.unit, Arc::clone(object), snapshot.node(place.node).name.clone()));
                 }
             }
         }
@@ -353,11 +353,6 @@ fn units(pods: &[Arc<Pod>], due: impl Fn(&Arc<Pod>) -> bool, clock: &dyn Clock) 
         .collect();
     units.sort_by_key(|unit| (std::cmp::Reverse(unit.priority), unit.since, unit.id));
     units
-}
-
-/// The pod as a scheduler sees it; a bound one doesn't choose its node any more.
-fn view(pod: &Pod) -> PodView {
-    PodView { node_name: None, ..PodView::of(pod) }
 }
 
 fn is_bound(pod: &Pod) -> bool {

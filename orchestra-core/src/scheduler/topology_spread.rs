@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 
 use super::{
-    Filter, NodeAffinityMatches, NodeView, PodId, PodView, Reason, Relation, TaintsTolerated, Trial, relation::Peers,
+    Filter, NodeAffinityMatches, NodeView, PodId, PodView, Reason, Relation, Shape, TaintsTolerated, Trial,
+    relation::Peers,
 };
 
 const NAME: &str = "PodTopologySpread";
@@ -50,7 +51,7 @@ fn spread(constraint: &TopologySpreadConstraint, pod: &PodView, trial: &Trial<'_
     let has_labels = |node: &NodeView| pod.spread.iter().all(|other| node.labels.contains_key(&other.topology_key));
     let counts = |node: &NodeView| has_labels(node) && is_considered(constraint, pod, node);
     let topology = |node: &NodeView| node.labels.get(&constraint.topology_key).map(|value| Box::from(value.as_str()));
-    let topologies = snapshot.nodes.iter().filter(|node| counts(node)).filter_map(topology);
+    let topologies = snapshot.nodes().iter().filter(|node| counts(node)).filter_map(topology);
     let mut peers: BTreeMap<Box<str>, i64> = topologies.map(|topology| (topology, 0)).collect();
     let wanted = Peers::of_spread(constraint, pod);
     for (other, node) in trial.placed() {
@@ -85,7 +86,7 @@ impl Filter for Spreads {
         NAME
     }
 
-    fn admit(&self, _: &PodView, node: &NodeView) -> Result<(), Reason> {
+    fn admit(&self, _: &Shape, node: &NodeView) -> Result<(), Reason> {
         for Spread { key, skew_max, own, peers, least } in &self.0 {
             let Some(topology) = node.labels.get(&**key) else {
                 let text = "node(s) didn't match pod topology spread constraints (missing required label)";

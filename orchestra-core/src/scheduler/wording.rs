@@ -8,7 +8,7 @@ use super::{Left, PodId, Snapshot};
 ///
 /// Nothing is said of preemption where it could help, for this scheduler doesn't try it.
 pub(super) fn unschedulable(left: &Left, snapshot: &Snapshot, pod: PodId) -> String {
-    let nodes = snapshot.nodes.len();
+    let nodes = snapshot.nodes().len();
     if nodes == 0 {
         return "no nodes available to schedule pods".into();
     }
@@ -20,8 +20,7 @@ pub(super) fn unschedulable(left: &Left, snapshot: &Snapshot, pod: PodId) -> Str
     let reasons = counts.iter().map(|(reason, count)| format!("{count} {reason}"));
     let said = format!("0/{nodes} nodes are available: {}.", sorted(reasons));
     let priority = snapshot.pod(pod).priority;
-    let running = snapshot.pods.iter().zip(&*snapshot.placed).filter(|(_, node)| node.is_some());
-    if running.into_iter().any(|(other, _)| other.priority < priority) {
+    if snapshot.placed().any(|(other, _)| snapshot.pod(other).priority < priority) {
         return said;
     }
     let mut preemption = BTreeMap::new();
@@ -48,11 +47,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::{Left, PodId, Snapshot, unschedulable};
-    use crate::scheduler::{NodeView, PodView, Reason, UnitId};
+    use crate::scheduler::{NodeInfo, PodView, Reason, Shape, UnitId};
 
     #[test]
     fn the_words_are_those_of_kube_scheduler() {
-        let nodes = ["a", "b", "c"].map(|name| NodeView { name: name.into(), ..NodeView::default() });
+        let nodes = ["a", "b", "c"].map(|name| NodeInfo { name: name.into(), ..NodeInfo::default() });
         let why = BTreeMap::from([
             (vec![Reason::fixed("node(s) had untolerated taint {dedicated: db}")], 1),
             (vec![Reason::crowded("Insufficient cpu")], 1),
@@ -66,7 +65,7 @@ mod tests {
              2 Insufficient cpu. preemption: 0/3 nodes are available: 1 Preemption is not helpful for scheduling, \
              2 No preemption victims found for incoming pod."
         );
-        let victim = PodView { priority: -1, ..PodView::default() };
+        let victim = PodView::new("victim", Shape { priority: -1, ..Shape::default() });
         let crowded = Snapshot::new(nodes, [(PodView::default(), None), (victim, Some("a".into()))]);
         assert!(!unschedulable(&left, &crowded, PodId(0)).contains("preemption"));
         let empty = Snapshot::new([], [(PodView::default(), None)]);

@@ -21,7 +21,7 @@ pub(super) fn admit(pod: &PodView, node: &NodeView) -> Result<(), Rejection> {
             reason,
         }
     };
-    for (resource, &wanted) in pod.requests.0.iter().filter(|(_, wanted)| **wanted > 0) {
+    for (resource, wanted) in pod.requests.iter().filter(|(_, wanted)| *wanted > 0) {
         let (used, capacity) = (node.requested.amount(resource), node.allocatable.amount(resource));
         if used.saturating_add(wanted) > capacity {
             let message = format!(
@@ -39,7 +39,7 @@ pub(super) fn admit(pod: &PodView, node: &NodeView) -> Result<(), Rejection> {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::core::v1::Pod;
-    use orchestra_core::scheduler::{NodeView, PodView, Resources};
+    use orchestra_core::scheduler::{DeviceSet, NodeInfo, NodeView, PodView, Resources};
     use proptest::prelude::{prop, prop_assert, proptest};
     use serde_json::{Value, json};
 
@@ -51,8 +51,8 @@ mod tests {
     }
 
     fn node() -> NodeView {
-        let allocatable = Resources([("cpu".into(), 1_000), ("pods".into(), 3)].into());
-        NodeView { name: "n1".into(), allocatable, ..NodeView::default() }
+        let allocatable = Resources { cpu: 1_000, pods: 3, ..Resources::default() };
+        NodeInfo { name: "n1".into(), allocatable, ..NodeInfo::default() }.into()
     }
 
     fn asks(millis: i64) -> Value {
@@ -62,7 +62,10 @@ mod tests {
     #[test]
     fn each_reason_is_kubernetes_own() {
         let mut node = node();
-        node.place(&pod(&json!({"containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}]}]})));
+        node.place(
+            &pod(&json!({"containers": [{"name": "a", "ports": [{"containerPort": 80, "hostPort": 80}]}]})),
+            DeviceSet::EMPTY,
+        );
         for (spec, reason) in [
             (asks(1_001), "OutOfcpu"),
             (json!({"containers": [], "nodeSelector": {"disk": "ssd"}}), "NodeAffinity"),
@@ -81,7 +84,7 @@ mod tests {
             for millis in wants {
                 let pod = pod(&asks(millis));
                 if admit(&pod, &node).is_ok() {
-                    node.place(&pod);
+                    node.place(&pod, DeviceSet::EMPTY);
                 }
             }
             for resource in ["cpu", "pods"] {

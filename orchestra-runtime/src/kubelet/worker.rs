@@ -12,7 +12,7 @@ use orchestra_core::{
     api::pod::{has_ended, is_final},
     clock::Timestamp,
     runtime::{ContainerId, ContainerStatus, SandboxId, SandboxStatus},
-    scheduler::{NodeView, PodView, Resources},
+    scheduler::{DeviceSet, NodeInfo, NodeView, PodView, Resources},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -496,17 +496,20 @@ fn node_view(
     admitted: &BTreeMap<String, PodView>,
     pod: &Pod,
 ) -> NodeView {
-    let mut node = NodeView::of(live);
-    node.name = shared.node_name.as_str().into();
-    node.allocatable = Resources::of(Some(&shared.capacity));
+    let mut info = NodeInfo::of(live);
+    info.name = shared.node_name.as_str().into();
+    info.allocatable = Resources::of(Some(&shared.capacity));
     if live.metadata.name.is_none() {
-        node.labels.extend(shared.labels.clone());
+        info.labels.extend(shared.labels.clone());
     }
-    admitted.iter().filter(|(uid, _)| pod.metadata.uid.as_ref() != Some(uid)).for_each(|(_, taken)| node.place(taken));
+    let mut node = NodeView::from(info);
+    let place = |node: &mut NodeView, pod: &PodView| node.place(pod, DeviceSet::EMPTY);
+    let others = admitted.iter().filter(|(uid, _)| pod.metadata.uid.as_ref() != Some(uid));
+    others.for_each(|(_, taken)| place(&mut node, taken));
     for other in known.iter().filter(|other| other.metadata.uid != pod.metadata.uid && !has_ended(other)) {
         let begun = other.status.as_ref().is_some_and(|status| status.start_time.is_some());
         if begun && other.metadata.uid.as_ref().is_none_or(|uid| !admitted.contains_key(uid)) {
-            node.place(&PodView::of(other));
+            place(&mut node, &PodView::of(other));
         }
     }
     node

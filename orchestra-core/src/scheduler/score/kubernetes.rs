@@ -1,9 +1,8 @@
 //! The scores that look at a node alone, with Kubernetes' formulas.
 
-use super::{
-    ImageView, NodeView, PodView, Score,
+use crate::scheduler::{
+    ImageView, NodeView, Reads, Scale, Score, Shape,
     filter::{term_matches, tolerates},
-    framework::normalized,
 };
 
 /// The least and most bytes of images that count (`ImageLocality`).
@@ -21,20 +20,29 @@ impl Score for LeastAllocated {
         "least-allocated"
     }
 
-    fn score(&self, pod: &PodView, node: &NodeView) -> i64 {
-        let free = |resource: &str| {
-            let allocatable = node.allocatable.amount(resource);
-            let wanted = node.weighed_requests.amount(resource).saturating_add(pod.weighed_requests.amount(resource));
-            let free = allocatable.saturating_sub(wanted).max(0);
-            (allocatable > 0).then(|| i64::try_from(i128::from(free) * 100 / i128::from(allocatable)).unwrap_or(0))
+    fn score(&self, pod: &Shape, node: &NodeView) -> i64 {
+        let (all, taken, wanted) = (&node.allocatable, &node.weighed_requests, &pod.weighed_requests);
+        let free = |all: i64, taken: i64, wanted: i64| {
+            let free = all.saturating_sub(taken.saturating_add(wanted)).max(0);
+            (all > 0).then(|| percent(free, all))
         };
-        let scores: Vec<i64> = ["cpu", "memory"].into_iter().filter_map(free).collect();
-        scores.iter().sum::<i64>() / i64::try_from(scores.len().max(1)).unwrap_or(1)
+        let scores = [free(all.cpu, taken.cpu, wanted.cpu), free(all.memory, taken.memory, wanted.memory)];
+        match scores {
+            [Some(cpu), Some(memory)] => i64::midpoint(cpu, memory),
+            [one, other] => one.or(other).unwrap_or(0),
+        }
     }
 
-    fn normalize(&self, score: i64, _: i64) -> i64 {
-        score
+    fn scale(&self) -> Scale {
+        Scale::Points
     }
+}
+
+/// How many hundredths of `all` a part is, rounded down.
+fn percent(part: i64, all: i64) -> i64 {
+    // In 64 bits wherever it fits: a division of 128 bits costs more than all else here.
+    part.checked_mul(100)
+        .map_or_else(|| i64::try_from(i128::from(part) * 100 / i128::from(all)).unwrap_or(0), |part| part / all)
 }
 
 /// Prefers nodes whose cpu and memory would be taken alike (`NodeResourcesBalancedAllocation`): 1 less the standard
@@ -47,17 +55,16 @@ impl Score for BalancedAllocation {
         "balanced-allocation"
     }
 
-    fn score(&self, pod: &PodView, node: &NodeView) -> i64 {
-        let resources = ["cpu", "memory"];
-        if resources.iter().all(|resource| pod.requests.amount(resource) == 0) {
+    fn score(&self, pod: &Shape, node: &NodeView) -> i64 {
+        if pod.requests.cpu == 0 && pod.requests.memory == 0 {
             return 0;
         }
-        let share = |resource: &str| {
-            let allocatable = node.allocatable.amount(resource);
-            let wanted = node.requested.amount(resource).saturating_add(pod.requests.amount(resource));
-            (allocatable > 0).then(|| (wanted as f64 / allocatable as f64).min(1.0))
+        let share = |all: i64, taken: i64, wanted: i64| {
+            (all > 0).then(|| (taken.saturating_add(wanted) as f64 / all as f64).min(1.0))
         };
-        let deviation = match resources.map(share) {
+        let (all, taken, wanted) = (&node.allocatable, &node.requested, &pod.requests);
+        let shares = [share(all.cpu, taken.cpu, wanted.cpu), share(all.memory, taken.memory, wanted.memory)];
+        let deviation = match shares {
             // Of two values, the deviation is half their distance.
             [Some(cpu), Some(memory)] => (cpu - memory).abs() / 2.0,
             _ => 0.0,
@@ -65,8 +72,8 @@ impl Score for BalancedAllocation {
         ((1.0 - deviation) * 100.0) as i64
     }
 
-    fn normalize(&self, score: i64, _: i64) -> i64 {
-        score
+    fn scale(&self) -> Scale {
+        Scale::Points
     }
 }
 
@@ -79,14 +86,18 @@ impl Score for PreferredTaints {
         "taints"
     }
 
-    fn score(&self, pod: &PodView, node: &NodeView) -> i64 {
+    fn score(&self, pod: &Shape, node: &NodeView) -> i64 {
         let soft = node.taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
         let disliked = soft.filter(|taint| !pod.tolerations.iter().any(|toleration| tolerates(toleration, taint)));
         i64::try_from(disliked.count()).unwrap_or(i64::MAX)
     }
 
-    fn normalize(&self, score: i64, highest: i64) -> i64 {
-        normalized(score, highest, true)
+    fn scale(&self) -> Scale {
+        Scale::HighestReversed
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Node
     }
 }
 
@@ -99,7 +110,7 @@ impl Score for PreferredNodeAffinity {
         "node-affinity"
     }
 
-    fn score(&self, pod: &PodView, node: &NodeView) -> i64 {
+    fn score(&self, pod: &Shape, node: &NodeView) -> i64 {
         let affinity = pod.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
         let terms =
             affinity.and_then(|affinity| affinity.preferred_during_scheduling_ignored_during_execution.as_ref());
@@ -107,8 +118,12 @@ impl Score for PreferredNodeAffinity {
         liked.map(|term| i64::from(term.weight)).sum()
     }
 
-    fn normalize(&self, score: i64, highest: i64) -> i64 {
-        normalized(score, highest, false)
+    fn scale(&self) -> Scale {
+        Scale::Highest
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Node
     }
 }
 
@@ -122,15 +137,19 @@ impl Score for ImageLocality {
         "image-locality"
     }
 
-    fn score(&self, pod: &PodView, node: &NodeView) -> i64 {
+    fn score(&self, pod: &Shape, node: &NodeView) -> i64 {
         let scaled = |image: &ImageView| (image.bytes as f64 * image.share_of_nodes) as i64;
         let bytes: i64 = pod.images.iter().filter_map(|image| node.images.get(image)).map(scaled).sum();
         let (least, most) = (IMAGE_BYTES.0, IMAGE_BYTES.1.saturating_mul(pod.images.len().max(1) as i64));
         100 * (bytes.clamp(least, most) - least) / (most - least)
     }
 
-    fn normalize(&self, score: i64, _: i64) -> i64 {
-        score
+    fn scale(&self) -> Scale {
+        Scale::Points
+    }
+
+    fn reads(&self) -> Reads {
+        Reads::Node
     }
 }
 
@@ -138,25 +157,21 @@ impl Score for ImageLocality {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{BalancedAllocation, ImageLocality, ImageView, LeastAllocated, NodeView, PodView, Score};
-    use crate::scheduler::Resources;
+    use super::{BalancedAllocation, ImageLocality, ImageView, LeastAllocated, NodeView, Score, Shape};
+    use crate::scheduler::{NodeInfo, Resources};
 
     fn amounts(cpu: i64, memory: i64) -> Resources {
-        Resources([("cpu".into(), cpu), ("memory".into(), memory)].into())
+        Resources { cpu, memory, ..Resources::default() }
     }
 
     fn node(allocatable: (i64, i64), taken: (i64, i64)) -> NodeView {
         let taken = amounts(taken.0, taken.1);
-        NodeView {
-            allocatable: amounts(allocatable.0, allocatable.1),
-            requested: taken.clone(),
-            weighed_requests: taken,
-            ..NodeView::default()
-        }
+        let info = NodeInfo { allocatable: amounts(allocatable.0, allocatable.1), ..NodeInfo::default() };
+        NodeView { requested: taken.clone(), weighed_requests: taken, ..NodeView::from(info) }
     }
 
-    fn pod(cpu: i64, memory: i64) -> PodView {
-        PodView { requests: amounts(cpu, memory), weighed_requests: amounts(cpu, memory), ..PodView::default() }
+    fn pod(cpu: i64, memory: i64) -> Shape {
+        Shape { requests: amounts(cpu, memory), weighed_requests: amounts(cpu, memory), ..Shape::default() }
     }
 
     /// The cases of upstream's `least_allocated_test.go` and `balanced_allocation_test.go`.
@@ -174,9 +189,8 @@ mod tests {
         let mut pod = pod(0, 0);
         pod.images = vec!["a".into()];
         let with = |share_of_nodes| {
-            let mut node = node((1, 1), (0, 0));
-            node.images.insert("a".into(), ImageView { bytes: 500 << 20, share_of_nodes });
-            ImageLocality.score(&pod, &node)
+            let images = [("a".into(), ImageView { bytes: 500 << 20, share_of_nodes })].into();
+            ImageLocality.score(&pod, &NodeInfo { images, ..NodeInfo::default() }.into())
         };
         assert_eq!([with(1.0), with(0.5), with(0.01)], [48, 23, 0]);
     }
@@ -188,7 +202,7 @@ mod tests {
         ) {
             let (pod, node) = (pod(wanted.0, wanted.1), node(size, taken));
             for score in [&LeastAllocated as &dyn Score, &BalancedAllocation, &ImageLocality] {
-                let points = score.normalize(score.score(&pod, &node), 100);
+                let points = score.scale().points(score.score(&pod, &node), (0, 100));
                 prop_assert!((0..=100).contains(&points), "{} gives {points}", score.name());
             }
         }

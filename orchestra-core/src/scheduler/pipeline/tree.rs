@@ -1,0 +1,133 @@
+//! The best of many, kept as they change: a tournament.
+
+/// How many values are looked through one by one: a cache line.
+const HEAT: usize = 16;
+
+/// A value for each of `0..len`, and at any time the highest of them, how many share it, and which these are.
+///
+/// A change costs O(log n), and less where it doesn't change who is best above; a question costs O(log n). No value may be
+/// `i32::MIN`.
+#[derive(Debug)]
+pub(super) struct Tournament {
+    /// The values; [`NOTHING`] where there is none.
+    values: Vec<i32>,
+    /// A complete binary tree over heats of values, with the root at 1: what is best below, and how many share it.
+    matches: Vec<Best>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Best {
+    value: i32,
+    count: u32,
+}
+
+const NOTHING: i32 = i32::MIN;
+
+const NOBODY: Best = Best { value: NOTHING, count: 0 };
+
+impl Tournament {
+    /// One of these values.
+    pub(super) fn new(values: impl Iterator<Item = Option<i32>>) -> Self {
+        let values: Vec<i32> = values.map(|value| value.unwrap_or(NOTHING)).collect();
+        let heats = values.len().div_ceil(HEAT).next_power_of_two();
+        let mut matches = vec![NOBODY; 2 * heats];
+        for (best, heat) in matches.iter_mut().skip(heats).zip(values.chunks(HEAT)) {
+            *best = best_of(heat);
+        }
+        for at in (1..heats).rev() {
+            matches[at] = better(matches[2 * at], matches[2 * at + 1]);
+        }
+        Self { values, matches }
+    }
+
+    /// Sets a value, or takes it out.
+    pub(super) fn set(&mut self, at: usize, value: Option<i32>) {
+        let Some(own) = self.values.get_mut(at) else { return };
+        let value = value.unwrap_or(NOTHING);
+        if std::mem::replace(own, value) == value {
+            return;
+        }
+        let heat = at / HEAT;
+        let end = self.values.len().min((heat + 1) * HEAT);
+        let mut best = best_of(&self.values[heat * HEAT..end]);
+        let mut at = self.matches.len() / 2 + heat;
+        while self.matches[at] != best {
+            self.matches[at] = best;
+            if at == 1 {
+                return;
+            }
+            at /= 2;
+            best = better(self.matches[2 * at], self.matches[2 * at + 1]);
+        }
+    }
+
+    /// The value of one; `None` if it is not there.
+    pub(super) fn value(&self, at: usize) -> Option<i32> {
+        self.values.get(at).copied().filter(|value| *value != NOTHING)
+    }
+
+    /// How many share the highest value; 0 if there is none.
+    pub(super) fn ties(&self) -> u32 {
+        self.matches.get(1).map_or(0, |root| root.count)
+    }
+
+    /// Where the `nth` of those is that share the highest value.
+    pub(super) fn best(&self, mut nth: u32) -> Option<usize> {
+        let root = *self.matches.get(1)?;
+        if nth >= root.count {
+            return None;
+        }
+        let (mut at, heats) = (1, self.matches.len() / 2);
+        while at < heats {
+            let left = self.matches[2 * at];
+            let here = if left.value == root.value { left.count } else { 0 };
+            at = 2 * at + usize::from(nth >= here);
+            nth -= if nth >= here { here } else { 0 };
+        }
+        let from = (at - heats) * HEAT;
+        let heat = self.values.get(from..)?.iter().take(HEAT).enumerate();
+        let mut tied = heat.filter(|(_, value)| **value == root.value);
+        tied.nth(nth as usize).map(|(at, _)| from + at)
+    }
+}
+
+fn best_of(heat: &[i32]) -> Best {
+    let value = heat.iter().copied().max().unwrap_or(NOTHING);
+    let count = heat.iter().map(|other| u32::from(*other == value)).sum();
+    if value == NOTHING { NOBODY } else { Best { value, count } }
+}
+
+fn better(left: Best, right: Best) -> Best {
+    match left.value.cmp(&right.value) {
+        std::cmp::Ordering::Less => right,
+        std::cmp::Ordering::Equal => Best { value: left.value, count: left.count + right.count },
+        std::cmp::Ordering::Greater => left,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Tournament;
+
+    proptest! {
+        #[test]
+        fn the_best_are_those_of_a_plain_look(
+            mut values in prop::collection::vec(prop::option::of(0..4_i32), 0..90),
+            changes in prop::collection::vec((0..90_usize, prop::option::of(0..4_i32)), 0..90),
+        ) {
+            let mut tree = Tournament::new(values.iter().copied());
+            for (at, value) in changes {
+                if let Some(own) = values.get_mut(at) {
+                    *own = value;
+                    tree.set(at, value);
+                }
+                let best = values.iter().flatten().max();
+                let plain: Vec<usize> = (0..values.len()).filter(|at| best.is_some() && values[*at].as_ref() == best).collect();
+                let found: Vec<usize> = (0..tree.ties()).filter_map(|nth| tree.best(nth)).collect();
+                prop_assert_eq!(found, plain);
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! One plan in the making.
+
+use std::{cell::OnceCell, time::Duration};
+
+use super::{
+    super::{Ask, Commit, NodeId, Op, Place, PodId, Step, Trial, Unit},
+    Index, Look, Pipeline, Why,
+};
+use crate::rng::mixed;
+
+/// A pipeline at work on an ask.
+#[derive(Debug)]
+pub(super) struct Turn<'a> {
+    pub(super) pipeline: &'a Pipeline,
+    pub(super) ask: &'a Ask<'a>,
+    pub(super) trial: Trial<'a>,
+    /// What is remembered, if that is of use for this ask.
+    pub(super) index: Option<Index>,
+    /// The nodes on offer in the order to look at them, once that matters.
+    pub(super) order: OnceCell<Vec<NodeId>>,
+}
+
+impl Turn<'_> {
+    /// Places a unit's pods in the trial, and says what that takes; or why it can't be, with no trace left.
+    pub(super) fn place(&mut self, unit: &Unit) -> Result<Step, Why> {
+        let (mark, from) = (self.trial.mark(), self.trial.journal().len());
+        let (mut ops, mut reads, mut reasons) = (Vec::with_capacity(unit.pods.len()), Vec::new(), None);
+        for &pod in &unit.pods {
+            let draw = mixed(self.ask.seed, u64::from(pod.0));
+            match self.decide(pod, draw) {
+                Ok(node) => {
+                    let view = self.trial.node(node);
+                    reads.push((node, view.version));
+                    let devices = self.pipeline.devices.pick(self.ask.snapshot.pod(pod), view, draw);
+                    let place = Place { node, devices };
+                    self.trial.place(pod, place);
+                    self.index.iter_mut().for_each(|index| index.note(node));
+                    ops.push(Op::Place { pod, place });
+                }
+                Err(why) => {
+                    reasons.get_or_insert(why);
+                }
+            }
+        }
+        if ops.len() < unit.pods_min.max(1) {
+            self.trial.roll_back(mark);
+            self.note_from(from);
+            return Err(reasons.unwrap_or_default());
+        }
+        Ok(Step { unit: unit.id, ops, reads, commit: Commit::Whole, cost: Duration::ZERO })
+    }
+
+    /// What to remember: the trial ends, and what it changed is as before.
+    pub(super) fn end(mut self) -> Option<Index> {
+        self.note_from(0);
+        self.index
+    }
+
+    fn note_from(&mut self, from: usize) {
+        let touched = self.trial.journal().get(from..).unwrap_or_default();
+        self.index.iter_mut().for_each(|index| touched.iter().for_each(|node| index.note(*node)));
+    }
+
+    /// The node for a pod, or why there is none.
+    fn decide(&mut self, pod: PodId, draw: u64) -> Result<NodeId, Why> {
+        let (pipeline, trial) = (self.pipeline, &self.trial);
+        let around = pipeline.around(trial, pod);
+        if let Some(index) = self.index.as_mut().filter(|_| around.is_empty()) {
+            let (shape, view) = (trial.snapshot().shape_of(pod), trial.snapshot().pod(pod));
+            if let Some(column) = index.column(pipeline, shape, view, trial) {
+                return column.choose(pipeline, draw).ok_or_else(|| column.why(pipeline, view, trial));
+            }
+        }
+        let (admitted, why) = pipeline.admit(&around, trial, pod, self.order());
+        pipeline.choose(&pipeline.weigh(trial, pod, &admitted), draw).ok_or(why)
+    }
+
+    fn order(&self) -> &[NodeId] {
+        self.order.get_or_init(|| {
+            let mut order: Vec<NodeId> = match self.ask.scope {
+                Some(scope) => scope.to_vec(),
+                None => self.ask.snapshot.node_ids().collect(),
+            };
+            if let (Look::Until(_), count @ 1..) = (self.pipeline.look, order.len()) {
+                order.rotate_left(usize::try_from(mixed(self.ask.seed, 0) % count as u64).unwrap_or(0));
+            }
+            order
+        })
+    }
+}

@@ -1,0 +1,230 @@
+//! Pods as a scheduler sees them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    ops::Deref,
+    sync::Arc,
+};
+
+use k8s_openapi::api::core::v1::{Affinity, Container, Pod, PodSpec, Toleration, TopologySpreadConstraint};
+
+use super::{DeviceRequest, Resources};
+
+/// What Kubernetes takes for a container's cpu and memory if it requests none, when it scores.
+const CPU_MILLIS_DEFAULT: i64 = 100;
+const MEMORY_BYTES_DEFAULT: i64 = 200 << 20;
+
+/// A port of the node that a pod takes: address, protocol, number.
+pub type HostPort = (Box<str>, Box<str>, i32);
+
+/// What filters and scores may know of a pod: pods of one shape fare alike on every node (Borg's equivalence class).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shape {
+    /// The namespace.
+    pub namespace: Box<str>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// A higher one is served first.
+    pub priority: i32,
+    /// What it takes of a node.
+    pub requests: Resources,
+    /// As `requests`, with what Kubernetes takes for containers that request no cpu or memory, when it scores.
+    pub weighed_requests: Resources,
+    /// The one node it may run on, if it says so.
+    pub node_name: Option<Box<str>>,
+    /// Labels that a node must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// What nodes it needs and likes, and near which pods.
+    pub affinity: Option<Affinity>,
+    /// How its peers have to be spread; what is only preferred is left out.
+    pub spread: Vec<TopologySpreadConstraint>,
+    /// The taints it puts up with.
+    pub tolerations: Vec<Toleration>,
+    /// The node's ports it takes.
+    pub host_ports: BTreeSet<HostPort>,
+    /// Its images, each with a tag or a digest.
+    pub images: Vec<Box<str>>,
+    /// The devices it needs. The API has no field for them: pods of simulations ask so.
+    pub devices: DeviceRequest,
+}
+
+impl Shape {
+    /// Reads a pod.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
+        let spec = pod.spec.clone().unwrap_or_default();
+        let spread = spec.topology_spread_constraints.iter().flatten();
+        let required = spread.filter(|constraint| constraint.when_unsatisfiable == "DoNotSchedule");
+        Self {
+            namespace: pod.metadata.namespace.as_deref().unwrap_or_default().into(),
+            labels: pod.metadata.labels.clone().unwrap_or_default(),
+            spread: required.cloned().collect(),
+            priority: spec.priority.unwrap_or(0),
+            requests: requests(&spec, requested),
+            weighed_requests: requests(&spec, weighed),
+            host_ports: host_ports(&spec),
+            images: containers(&spec).filter_map(|container| container.image.as_deref().map(tagged)).collect(),
+            node_name: spec.node_name.map(Into::into),
+            node_selector: spec.node_selector.unwrap_or_default(),
+            affinity: spec.affinity,
+            tolerations: spec.tolerations.unwrap_or_default(),
+            devices: DeviceRequest::default(),
+        }
+    }
+
+    /// A number that equal shapes share.
+    fn digest(&self) -> u64 {
+        // The fields that tell most shapes apart; those that can't be hashed are left to `eq`.
+        let mut hasher = DefaultHasher::new();
+        (&self.namespace, &self.labels, self.priority, &self.requests, &self.node_selector).hash(&mut hasher);
+        (&self.node_name, &self.host_ports, &self.images, &self.devices).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// A pod, as far as a scheduler cares. What its shape says can be read as if it were its own ([`Shape`]).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PodView {
+    /// The name.
+    pub name: Box<str>,
+    /// What tells it from another of the same name.
+    pub uid: Box<str>,
+    /// Whether it is on its way out.
+    pub terminating: bool,
+    /// All that filters and scores may know of it.
+    pub shape: Arc<Shape>,
+}
+
+impl PodView {
+    /// A pod of a name and a shape.
+    pub fn new(name: impl Into<Box<str>>, shape: impl Into<Arc<Shape>>) -> Self {
+        Self { name: name.into(), shape: shape.into(), ..Self::default() }
+    }
+
+    /// Reads a pod.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
+        Self {
+            name: pod.metadata.name.as_deref().unwrap_or_default().into(),
+            uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
+            terminating: pod.metadata.deletion_timestamp.is_some(),
+            shape: Shape::of(pod).into(),
+        }
+    }
+
+    /// The pod as one that doesn't choose its node any more, and the node that it names.
+    #[must_use]
+    pub fn unbound(mut self) -> (Self, Option<Box<str>>) {
+        let node = self.shape.node_name.clone().filter(|name| !name.is_empty());
+        if self.shape.node_name.is_some() {
+            Arc::make_mut(&mut self.shape).node_name = None;
+        }
+        (self, node)
+    }
+}
+
+impl Deref for PodView {
+    type Target = Shape;
+
+    fn deref(&self) -> &Shape {
+        &self.shape
+    }
+}
+
+/// Which shape of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShapeId(pub u32);
+
+/// The shapes of a snapshot, each once, in the order in which they came.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shapes {
+    all: Vec<Arc<Shape>>,
+    by_digest: BTreeMap<u64, Vec<ShapeId>>,
+}
+
+impl Shapes {
+    /// The id of a shape; `shape` is the one that is kept from now on.
+    pub(super) fn intern(&mut self, shape: &mut Arc<Shape>) -> ShapeId {
+        let alike = self.by_digest.entry(shape.digest()).or_default();
+        for id in &*alike {
+            if let Some(known) = self.all.get(id.0 as usize)
+                && (Arc::ptr_eq(known, shape) || **known == **shape)
+            {
+                *shape = Arc::clone(known);
+                return *id;
+            }
+        }
+        let id = ShapeId(u32::try_from(self.all.len()).expect("a cluster has less than 2^32 shapes"));
+        alike.push(id);
+        self.all.push(Arc::clone(shape));
+        id
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+}
+
+/// What a pod takes: the sum of its containers and sidecars, or what an init container needs at its turn if that is more,
+/// and its overhead (Kubernetes' `PodRequests`, KEP-753). It also takes one of the node's `pods`.
+fn requests(spec: &PodSpec, of: fn(&Container) -> Resources) -> Resources {
+    let mut running = Resources::default();
+    spec.containers.iter().for_each(|container| running.add(&of(container)));
+    let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
+    for container in spec.init_containers.iter().flatten() {
+        let mut turn = of(container);
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars.add(&turn);
+            peak.maximum(&sidecars);
+        } else {
+            turn.add(&sidecars);
+            peak.maximum(&turn);
+        }
+    }
+    running.add(&sidecars);
+    running.maximum(&peak);
+    running.add(&Resources::of(spec.overhead.as_ref()));
+    running.pods = 1;
+    running
+}
+
+fn requested(container: &Container) -> Resources {
+    Resources::of(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()))
+}
+
+fn weighed(container: &Container) -> Resources {
+    let listed = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    let names = |resource: &str| listed.is_some_and(|listed| listed.contains_key(resource));
+    let mut requests = Resources::of(listed);
+    if !names("cpu") {
+        requests.cpu = CPU_MILLIS_DEFAULT;
+    }
+    if !names("memory") {
+        requests.memory = MEMORY_BYTES_DEFAULT;
+    }
+    requests
+}
+
+fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+/// An image's name as nodes list it: what names no version means the latest.
+pub(super) fn tagged(image: &str) -> Box<str> {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains([':', '@']) { image.into() } else { format!("{image}:latest").into() }
+}
+
+fn host_ports(spec: &PodSpec) -> BTreeSet<HostPort> {
+    // Those of init containers too, if they stay.
+    let sidecars = spec.init_containers.iter().flatten();
+    let sidecars = sidecars.filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let ports = sidecars.chain(&spec.containers).flat_map(|container| container.ports.iter().flatten());
+    let taken = ports.filter_map(|port| {
+        let number = port.host_port.filter(|number| *number > 0)?;
+        let address = port.host_ip.as_deref().filter(|ip| !ip.is_empty()).unwrap_or("0.0.0.0");
+        Some((address.into(), port.protocol.as_deref().unwrap_or("TCP").into(), number))
+    });
+    taken.collect()
+}
