@@ -32,6 +32,9 @@ pub mod controllers;
 
 pub mod scheduler;
 
+#[cfg(feature = "lab")]
+pub mod lab;
+
 pub mod runtime;
 
 pub mod proxy;

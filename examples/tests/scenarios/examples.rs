@@ -35,6 +35,52 @@ fn an_operator_is_tested_without_a_socket() {
     ends_with("test_your_operator", "the operator made its config map");
 }
 
+/// A small trace, but for what is said in `pods`.
+fn trace(pods: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("a file");
+    write(
+        "openb_node_list_gpu_node.csv",
+        "sn,cpu_milli,memory_mib,gpu,model\nn0,64000,262144,2,P100\nn1,64000,262144,8,T4\n",
+    );
+    write(
+        "openb_pod_list_small.csv",
+        &format!("name,cpu_milli,memory_mib,num_gpu,gpu_milli\np0,4000,1024,1,500\n{pods}\n"),
+    );
+    folder
+}
+
+fn compare(data: &std::path::Path, out: &std::path::Path) -> std::process::Output {
+    let mut command = Command::new(example("scheduler_lab"));
+    command.args(["--reproduce", "openb", "--data"]).arg(data).arg("--out").arg(out);
+    command.output().expect("the example starts")
+}
+
+#[test]
+fn policies_are_compared_on_a_trace() {
+    let (data, out) = (trace("p1,4000,1024,1,1000"), tempfile::tempdir().expect("a folder"));
+    let output = compare(data.path(), &out.path().join("new"));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let table = std::fs::read_to_string(out.path().join("new/openb.csv")).expect("a table");
+    let policies = ["01-Random", "02-DotProd", "03-GpuClustering", "04-GpuPacking", "05-BestFit", "06-FGD"];
+    let rows: Vec<&str> = table.lines().skip(1).collect();
+    assert!(rows.iter().zip(policies).all(|(row, policy)| row.starts_with(&format!("small,{policy},10,"))), "{table}");
+    assert_eq!(rows.len(), 6);
+    let picture = std::fs::read_to_string(out.path().join("new/openb-small-allocation.svg")).expect("a picture");
+    assert!(picture.contains("06-FGD"));
+}
+
+#[test]
+fn a_trace_that_can_not_be_read_is_named_by_its_line() {
+    let out = tempfile::tempdir().expect("a folder");
+    let output = compare(trace("p1,4000,1024,1,1001").path(), out.path());
+    let said = text(&output.stderr);
+    assert!(said.contains("openb_pod_list_small.csv:3: gpu_milli: 1001 is not between 1 and 1000"), "{said}");
+    let output = compare(out.path(), out.path());
+    let said = text(&output.stderr);
+    assert!(!output.status.success() && said.contains("openb_node_list_gpu_node.csv can't be opened"), "{said}");
+}
+
 #[cfg(feature = "etcd")]
 #[test]
 fn two_servers_on_an_etcd_lose_nothing_when_one_of_each_is_killed() {

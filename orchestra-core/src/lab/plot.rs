@@ -1,0 +1,122 @@
+//! Pictures of results, as SVG.
+
+use plotters::{
+    chart::{ChartBuilder, SeriesLabelPosition},
+    drawing::IntoDrawingArea as _,
+    element::PathElement,
+    series::LineSeries,
+    style::{BLACK, Color as _, Palette as _, Palette99, TRANSPARENT, WHITE},
+};
+use plotters_svg::SVGBackend;
+
+/// Width and height, in pixels.
+const SIZE: (u32, u32) = (900, 560);
+
+/// What a picture couldn't be drawn for.
+#[derive(Debug, thiserror::Error)]
+#[error("the picture {title:?} can't be drawn: {problem}")]
+pub struct PlotError {
+    title: Box<str>,
+    problem: Box<str>,
+}
+
+/// One line of a picture, with its name.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    /// What it is called.
+    pub name: Box<str>,
+    /// Its points, in the order to join them.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// A picture of lines over two axes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plot {
+    /// What it shows.
+    pub title: Box<str>,
+    /// What runs to the right, with its unit.
+    pub x: Box<str>,
+    /// What runs up, with its unit.
+    pub y: Box<str>,
+    /// The lines.
+    pub lines: Vec<Line>,
+}
+
+impl Plot {
+    /// Draws it; the axes span all points that are numbers.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such point.
+    pub fn svg(&self) -> Result<String, PlotError> {
+        let failed = |problem: String| PlotError { title: self.title.clone(), problem: problem.into() };
+        let points = self.lines.iter().flat_map(|line| &line.points).filter(|(x, y)| x.is_finite() && y.is_finite());
+        let bounds = |of: fn(&(f64, f64)) -> f64| {
+            let numbers = points.clone().map(of);
+            numbers.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), one| (low.min(one), high.max(one)))
+        };
+        let ((x_low, x_high), (y_low, y_high)) = (bounds(|(x, _)| *x), bounds(|(_, y)| *y));
+        if x_low > x_high {
+            return Err(failed("it has no points".into()));
+        }
+        let mut text = String::new();
+        self.draw(&mut text, (x_low, x_high), (y_low, y_high)).map_err(failed)?;
+        Ok(text)
+    }
+
+    fn draw(&self, text: &mut String, (x_low, x_high): (f64, f64), (y_low, y_high): (f64, f64)) -> Result<(), String> {
+        let failed = |error: &dyn std::fmt::Display| error.to_string();
+        let area = SVGBackend::with_string(text, SIZE).into_drawing_area();
+        area.fill(&WHITE).map_err(|error| failed(&error))?;
+        // A line along an axis would leave it without a length.
+        let room = |low: f64, high: f64| if high > low { low..high } else { low - 1.0..high + 1.0 };
+        let mut chart = ChartBuilder::on(&area)
+            .caption(&self.title, ("sans-serif", 20))
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(56)
+            .build_cartesian_2d(room(x_low, x_high), room(y_low, y_high))
+            .map_err(|error| failed(&error))?;
+        chart.configure_mesh().x_desc(&*self.x).y_desc(&*self.y).draw().map_err(|error| failed(&error))?;
+        for (at, Line { name, points }) in self.lines.iter().enumerate() {
+            let style = Palette99::pick(at).stroke_width(2);
+            let series = LineSeries::new(points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()), style);
+            let legend = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style);
+            chart.draw_series(series).map_err(|error| failed(&error))?.label(&**name).legend(legend);
+        }
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::UpperLeft)
+            .background_style(WHITE.mix(0.8))
+            .border_style(if self.lines.len() > 1 { BLACK.to_rgba() } else { TRANSPARENT })
+            .draw()
+            .map_err(|error| failed(&error))?;
+        area.present().map_err(|error| failed(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Line, Plot};
+
+    fn plot(points: &[(f64, f64)]) -> Plot {
+        let line = Line { name: "FGD".into(), points: points.to_vec() };
+        Plot { title: "Allocation".into(), x: "arrived (%)".into(), y: "allocated (%)".into(), lines: vec![line] }
+    }
+
+    #[test]
+    fn a_picture_names_what_it_shows() {
+        let svg = plot(&[(0.0, 0.0), (50.0, 50.0), (f64::NAN, 1.0), (130.0, 95.3)]).svg().expect("it has points");
+        for text in ["<svg", "Allocation", "arrived (%)", "allocated (%)", "FGD", "<polyline", "</svg>"] {
+            assert!(svg.contains(text), "{text} is missing");
+        }
+        assert_eq!(svg, plot(&[(0.0, 0.0), (50.0, 50.0), (130.0, 95.3)]).svg().expect("it has points"));
+    }
+
+    #[test]
+    fn one_point_is_drawn_and_none_is_refused() {
+        plot(&[(1.0, 1.0)]).svg().expect("it has a point");
+        let refused = plot(&[]).svg().expect_err("it has none").to_string();
+        assert_eq!(refused, "the picture \"Allocation\" can't be drawn: it has no points");
+    }
+}
