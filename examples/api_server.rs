@@ -36,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
         .advertise(published.address)
         .dialer(Arc::new(published.node_dialer(&SystemClock)?))
         .build();
-    writeln!(std::io::stdout(), "serving {}\nexport KUBECONFIG={}", published.server, published.kubeconfig.display())?;
+    writeln!(std::io::stdout(), "serving {}\n{}", published.server, published.export_line())?;
     tokio::select! {
         biased;
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),

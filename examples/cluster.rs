@@ -54,7 +54,7 @@ async fn main() -> anyhow::Result<()> {
     let published = publish(&data, (Ipv4Addr::LOCALHOST, 0).into(), &plan.services(), &clock).await?;
     let cluster = ControlPlane::builder(store).ranges(plan.services()).advertise(published.address);
     let cluster = cluster.dialer(local.clone()).root_ca(published.authority().certificate_pem()).start();
-    writeln!(io::stdout(), "export KUBECONFIG={}", published.kubeconfig.display()).ok();
+    writeln!(io::stdout(), "{}", published.export_line()).ok();
 
     let mut tasks = JoinSet::new();
     tasks.spawn(published.serve(cluster.api().clone()));

@@ -98,6 +98,12 @@ impl Published {
         Ok(path.into())
     }
 
+    /// The line for a shell that makes `kubectl` find the server: `export KUBECONFIG=…`, quoted where the shell needs it.
+    #[must_use]
+    pub fn export_line(&self) -> String {
+        export_line(&self.kubeconfig)
+    }
+
     /// Reaches the kubelets of the cluster, as the API server.
     ///
     /// # Errors
@@ -117,5 +123,30 @@ impl Published {
     /// Serves `api` until dropped.
     pub async fn serve(self, api: ApiServer) -> Infallible {
         serve(self.listener, self.tls, api).await
+    }
+}
+
+fn export_line(kubeconfig: &Path) -> String {
+    let path = kubeconfig.display().to_string();
+    let plain = |letter: char| letter.is_alphanumeric() || "/._-+:@%".contains(letter);
+    let path = if path.chars().all(plain) { path } else { format!("'{}'", path.replace('\'', r"'\''")) };
+    format!("export KUBECONFIG={path}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::export_line;
+
+    #[test]
+    fn a_path_is_quoted_where_the_shell_needs_it() {
+        for (path, line) in [
+            ("/tmp/c/kubeconfig", "export KUBECONFIG=/tmp/c/kubeconfig"),
+            ("/tmp/with space/kubeconfig", "export KUBECONFIG='/tmp/with space/kubeconfig'"),
+            ("/tmp/it's/$x", r"export KUBECONFIG='/tmp/it'\''s/$x'"),
+        ] {
+            assert_eq!(export_line(Path::new(path)), line);
+        }
     }
 }
