@@ -2,7 +2,7 @@
 
 use super::{
     super::{Lineage, NodeId, NodeView, Reads, Reason, Shape, ShapeId, Snapshot, Trial, Version},
-    Pipeline, Scored, Why,
+    Pipeline, Scored, Ties, Why,
     tree::Tournament,
 };
 
@@ -159,6 +159,8 @@ pub(super) struct Column {
     fixed: Vec<(u32, i32)>,
     /// Which of the filters that read what is on a node concern the shape.
     filters: Vec<usize>,
+    /// Which of the scores are points, and read what is on a node.
+    scores: Vec<usize>,
     verdicts: Vec<u32>,
     /// The points of all scores that are points already, for those nodes that take the pod.
     totals: Tournament,
@@ -184,8 +186,9 @@ impl Column {
             asked: 0,
             fixed: Vec::with_capacity(nodes),
             filters: pipeline.concerning(Reads::Usage, pod),
+            scores: pipeline.points_reading(Reads::Usage),
             verdicts: vec![ADMITTED; nodes],
-            totals: Tournament::new(std::iter::empty()),
+            totals: Tournament::new(std::iter::empty(), false),
             width,
             relative: vec![0; nodes * width],
             common: None,
@@ -194,17 +197,18 @@ impl Column {
             unasked: Vec::new(),
         };
         let filters_of_nodes = pipeline.concerning(Reads::Node, pod);
+        let scores_of_nodes = pipeline.points_reading(Reads::Node);
         let mut totals = Vec::with_capacity(nodes);
         for id in trial.snapshot().node_ids() {
             let node = trial.node(id);
             let fixed = match pipeline.reasons_by(Reads::Node, &filters_of_nodes, pod, node) {
-                None => (ADMITTED, pipeline.points_by(Reads::Node, pod, node)),
+                None => (ADMITTED, pipeline.points_by(&scores_of_nodes, pod, node)),
                 Some(reasons) => (column.intern(reasons), 0),
             };
             column.fixed.push(fixed);
             totals.push(column.judge(pipeline, pod, id, node));
         }
-        column.totals = Tournament::new(totals.into_iter());
+        column.totals = Tournament::new(totals.into_iter(), pipeline.ties == Ties::Random);
         column
     }
 
@@ -246,7 +250,7 @@ impl Column {
             }
             self.differ = self.differ || **self.common.get_or_insert_with(|| (*own).into()) != *own;
         }
-        Some(points + pipeline.points_by(Reads::Usage, pod, node))
+        Some(points + pipeline.points_by(&self.scores, pod, node))
     }
 
     fn intern(&mut self, reasons: Vec<Reason>) -> u32 {

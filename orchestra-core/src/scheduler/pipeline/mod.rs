@@ -242,9 +242,15 @@ impl Pipeline {
         some.iter().filter_map(|at| filters.get(*at)).all(|filter| filter.admit(pod, node).is_ok())
     }
 
-    /// The points of all scores of one kind that need no other node's.
-    fn points_by(&self, reads: Reads, pod: &Shape, node: &NodeView) -> i32 {
-        let scores = self.scores.iter().filter(|one| one.scale == Scale::Points && one.reads == reads);
+    /// Which of the scores need no other node's numbers, of those that read so much.
+    fn points_reading(&self, reads: Reads) -> Vec<usize> {
+        let scores = self.scores.iter().enumerate();
+        scores.filter(|(_, one)| one.scale == Scale::Points && one.reads == reads).map(|(at, _)| at).collect()
+    }
+
+    /// The points of some scores.
+    fn points_by(&self, some: &[usize], pod: &Shape, node: &NodeView) -> i32 {
+        let scores = some.iter().filter_map(|at| self.scores.get(*at));
         scores.map(|one| one.points(one.score.score(pod, node), (0, 100)) as i32).sum()
     }
 

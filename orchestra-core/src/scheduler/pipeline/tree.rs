@@ -13,6 +13,8 @@ pub(super) struct Tournament {
     values: Vec<i32>,
     /// A complete binary tree over heats of values, with the root at 1: what is best below, and how many share it.
     matches: Vec<Best>,
+    /// Whether those that share it are counted; if not, any number is 1, and most changes end far from the root.
+    counts: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,18 +28,18 @@ const NOTHING: i32 = i32::MIN;
 const NOBODY: Best = Best { value: NOTHING, count: 0 };
 
 impl Tournament {
-    /// One of these values.
-    pub(super) fn new(values: impl Iterator<Item = Option<i32>>) -> Self {
+    /// One of these values; `counts` says whether it can tell how many share the highest, and find another than the first.
+    pub(super) fn new(values: impl Iterator<Item = Option<i32>>, counts: bool) -> Self {
         let values: Vec<i32> = values.map(|value| value.unwrap_or(NOTHING)).collect();
         let heats = values.len().div_ceil(HEAT).next_power_of_two();
-        let mut matches = vec![NOBODY; 2 * heats];
-        for (best, heat) in matches.iter_mut().skip(heats).zip(values.chunks(HEAT)) {
-            *best = best_of(heat);
+        let mut tournament = Self { values, matches: vec![NOBODY; 2 * heats], counts };
+        for heat in 0..tournament.values.len().div_ceil(HEAT) {
+            tournament.matches[heats + heat] = tournament.best_of(heat);
         }
         for at in (1..heats).rev() {
-            matches[at] = better(matches[2 * at], matches[2 * at + 1]);
+            tournament.matches[at] = tournament.better(at);
         }
-        Self { values, matches }
+        tournament
     }
 
     /// Sets a value, or takes it out.
@@ -48,8 +50,7 @@ impl Tournament {
             return;
         }
         let heat = at / HEAT;
-        let end = self.values.len().min((heat + 1) * HEAT);
-        let mut best = best_of(&self.values[heat * HEAT..end]);
+        let mut best = self.best_of(heat);
         let mut at = self.matches.len() / 2 + heat;
         while self.matches[at] != best {
             self.matches[at] = best;
@@ -57,7 +58,7 @@ impl Tournament {
                 return;
             }
             at /= 2;
-            best = better(self.matches[2 * at], self.matches[2 * at + 1]);
+            best = self.better(at);
         }
     }
 
@@ -66,7 +67,7 @@ impl Tournament {
         self.values.get(at).copied().filter(|value| *value != NOTHING)
     }
 
-    /// How many share the highest value; 0 if there is none.
+    /// How many share the highest value, or 1 if they are not counted; 0 if there is none.
     pub(super) fn ties(&self) -> u32 {
         self.matches.get(1).map_or(0, |root| root.count)
     }
@@ -89,19 +90,27 @@ impl Tournament {
         let mut tied = heat.filter(|(_, value)| **value == root.value);
         tied.nth(nth as usize).map(|(at, _)| from + at)
     }
-}
 
-fn best_of(heat: &[i32]) -> Best {
-    let value = heat.iter().copied().max().unwrap_or(NOTHING);
-    let count = heat.iter().map(|other| u32::from(*other == value)).sum();
-    if value == NOTHING { NOBODY } else { Best { value, count } }
-}
+    /// The best of a heat.
+    fn best_of(&self, heat: usize) -> Best {
+        let end = self.values.len().min((heat + 1) * HEAT);
+        let heat = self.values.get(heat * HEAT..end).unwrap_or_default();
+        let value = heat.iter().copied().max().unwrap_or(NOTHING);
+        if value == NOTHING {
+            return NOBODY;
+        }
+        let count = if self.counts { heat.iter().map(|other| u32::from(*other == value)).sum() } else { 1 };
+        Best { value, count }
+    }
 
-fn better(left: Best, right: Best) -> Best {
-    match left.value.cmp(&right.value) {
-        std::cmp::Ordering::Less => right,
-        std::cmp::Ordering::Equal => Best { value: left.value, count: left.count + right.count },
-        std::cmp::Ordering::Greater => left,
+    /// The better of the two below a match.
+    fn better(&self, at: usize) -> Best {
+        let (left, right) = (self.matches[2 * at], self.matches[2 * at + 1]);
+        match left.value.cmp(&right.value) {
+            std::cmp::Ordering::Less => right,
+            std::cmp::Ordering::Equal if self.counts => Best { value: left.value, count: left.count + right.count },
+            _ => left,
+        }
     }
 }
 
@@ -117,15 +126,18 @@ mod tests {
             mut values in prop::collection::vec(prop::option::of(0..4_i32), 0..90),
             changes in prop::collection::vec((0..90_usize, prop::option::of(0..4_i32)), 0..90),
         ) {
-            let mut tree = Tournament::new(values.iter().copied());
+            let mut tree = Tournament::new(values.iter().copied(), true);
+            let mut uncounted = Tournament::new(values.iter().copied(), false);
             for (at, value) in changes {
                 if let Some(own) = values.get_mut(at) {
                     *own = value;
                     tree.set(at, value);
+                    uncounted.set(at, value);
                 }
                 let best = values.iter().flatten().max();
                 let plain: Vec<usize> = (0..values.len()).filter(|at| best.is_some() && values[*at].as_ref() == best).collect();
                 let found: Vec<usize> = (0..tree.ties()).filter_map(|nth| tree.best(nth)).collect();
+                prop_assert_eq!(uncounted.best(0), plain.first().copied());
                 prop_assert_eq!(found, plain);
             }
         }
