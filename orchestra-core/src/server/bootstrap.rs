@@ -1,6 +1,6 @@
 //! What every cluster has from its first moment.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use bytes::Bytes;
 use ring::hmac;
@@ -40,9 +40,7 @@ pub(super) const RETRY: Duration = Duration::from_millis(100);
 impl Inner {
     /// Makes what is missing.
     pub(super) async fn bootstrap(&self) {
-        for namespace in NAMESPACES {
-            self.ensure("", "v1", "namespaces", json!({ "metadata": { "name": namespace } })).await;
-        }
+        self.ensure_namespaces().await;
         for (name, value, description) in PRIORITY_CLASSES {
             let class = json!({ "metadata": { "name": name }, "value": value, "description": description });
             self.ensure("scheduling.k8s.io", "v1", "priorityclasses", class).await;
@@ -50,6 +48,27 @@ impl Inner {
         self.ensure_api_service().await;
         self.share_token_key().await;
         self.bootstrapped.set(()).expect("a server starts once");
+    }
+
+    /// Makes those of [`NAMESPACES`] again that go, as soon as they are gone: without one of them the nodes could not renew
+    /// their leases.
+    ///
+    /// Any change of a namespace makes it look, which costs a read of the store for each of the few.
+    pub(super) async fn keep_namespaces(&self) -> Infallible {
+        let namespaces = self.registry.find("", "v1", "namespaces").expect("built in");
+        let changes = self.cache.changes(&namespaces.shelf());
+        loop {
+            // Taken first, so that what changes under way is looked at again.
+            let seen = changes.get();
+            self.ensure_namespaces().await;
+            changes.reach(seen + 1).await;
+        }
+    }
+
+    async fn ensure_namespaces(&self) {
+        for namespace in NAMESPACES {
+            self.ensure("", "v1", "namespaces", json!({ "metadata": { "name": namespace } })).await;
+        }
     }
 
     /// Makes the Service by which pods reach the API servers.

@@ -200,11 +200,14 @@ impl Builder {
         });
         let (following, advertised) = (Arc::clone(&inner), self.advertised);
         let follower = tokio::spawn(async move {
-            let present = async {
-                following.bootstrap().await;
+            let advertising = async {
                 if let Some(address) = advertised {
                     following.advertise(address).await;
                 }
+            };
+            let present = async {
+                following.bootstrap().await;
+                tokio::join!(following.keep_namespaces(), advertising)
             };
             tokio::join!(following.cache.follow(&following.store), present);
         });

@@ -24,6 +24,8 @@ pub(crate) enum Strategy {
 
 /// The finalizer in a namespace's spec, removed once the namespace is empty.
 const NAMESPACE_FINALIZER: &str = "kubernetes";
+/// The namespaces that nobody may delete, as in Kubernetes.
+const IMMORTAL_NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"];
 /// How long a pod stays on a node that is not ready or unreachable, unless it says itself.
 const NODE_LOSS_TOLERATION_SECONDS: i64 = 300;
 
@@ -64,6 +66,11 @@ impl Strategy {
         let over = is_final(&text(object.get("status"), "phase"));
         let own = spec.and_then(|spec| spec.get("terminationGracePeriodSeconds")).and_then(Value::as_i64);
         if !placed || over { 0 } else { asked.or(own).unwrap_or(30) }
+    }
+
+    /// Whether the object of this name may not be deleted.
+    pub(crate) fn is_immortal(self, name: &str) -> bool {
+        self == Self::Namespace && IMMORTAL_NAMESPACES.contains(&name)
     }
 
     /// Whether a deleted object stays although no finalizer and no grace holds it.

@@ -79,6 +79,11 @@ impl Inner {
             let entry = self.store.get(&key).await?.ok_or_else(|| Failure::not_found(kind, name))?;
             let mut old = object::decode(&entry.value, entry.modified)?;
             preconditions(kind, name, options, &old)?;
+            if kind.strategy.is_immortal(name) {
+                let message =
+                    format!("{} \"{name}\" is forbidden: this namespace may not be deleted", kind.qualified());
+                return Err(Failure::forbidden(kind.plural, name, message));
+            }
             let Some(mut marked) = self.mark_deleted(kind, old.clone(), options)? else {
                 let mut txn = Txn::delete(key.clone(), entry.modified);
                 self.release_addresses(kind, &old, &mut txn).await?;

@@ -258,6 +258,53 @@ async fn of_a_pod_a_service_and_their_like_the_last_that_was_is_told() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_namespaces_that_a_cluster_rests_on_may_not_be_deleted() {
+    let cluster = Cluster::new();
+    for name in ["default", "kube-system", "kube-public"] {
+        let path = format!("{NAMESPACES}/{name}");
+        let options = json!({ "propagationPolicy": "Foreground" });
+        for refused in [
+            cluster.delete(&path).await,
+            cluster.delete(&format!("{path}?dryRun=All")).await,
+            cluster.delete_with(&path, &options).await,
+        ] {
+            let status = refused.failed(403, "Forbidden");
+            let message = format!("namespaces \"{name}\" is forbidden: this namespace may not be deleted");
+            assert_eq!(status["message"], message);
+            assert_eq!(status["details"], json!({ "name": name, "kind": "namespaces" }));
+        }
+        assert_eq!(cluster.get(&path).await.ok()["status"]["phase"], "Active");
+        let another = json!({ "preconditions": { "uid": "another" } });
+        cluster.delete_with(&path, &another).await.failed(409, "Conflict");
+    }
+    // Other things may be called like them.
+    cluster.post(CONFIG_MAPS, &config_map("default")).await.ok();
+    cluster.delete(&format!("{CONFIG_MAPS}/default")).await.ok();
+}
+
+/// SEMANTICS 71: what the nodes could not do without, such as the place of their leases, comes back.
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_every_cluster_has_comes_back_when_it_is_gone() {
+    let cluster = Cluster::new();
+    let path = format!("{NAMESPACES}/kube-node-lease");
+    for _ in 0..3 {
+        let marked = cluster.delete(&path).await.ok();
+        assert_eq!(marked["status"]["phase"], "Terminating");
+        let mut watch = cluster.watch(&format!("{NAMESPACES}?watch=1&resourceVersion={}", version(&marked))).await;
+        let mut emptied = marked.clone();
+        emptied["spec"]["finalizers"] = json!([]);
+        cluster.put(&format!("{path}/finalize"), &emptied).await.ok();
+        assert_eq!(watch.told().await, ("DELETED".into(), "kube-node-lease".into()));
+        assert_eq!(watch.told().await, ("ADDED".into(), "kube-node-lease".into()));
+        let back = cluster.get(&path).await.ok();
+        assert_eq!(back["status"]["phase"], "Active");
+        assert_ne!(back["metadata"]["uid"], marked["metadata"]["uid"]);
+        // And then it is left alone.
+        assert!(watch.is_quiet().await);
+    }
+}
+
 /// SEMANTICS 29 and 66.
 #[tokio::test(start_paused = true)]
 async fn all_namespaces_at_once_are_not_deleted() {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
-    core::v1::{ConfigMap, Namespace, Node, Pod},
+    core::v1::{ConfigMap, Namespace, Node, Pod, ServiceAccount},
     discovery::v1::EndpointSlice,
 };
 use kube::{
@@ -123,6 +123,28 @@ async fn a_namespace_is_emptied_and_goes() {
     world::until_pods(&client, "no pods", <[Pod]>::is_empty).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(namespaces.get_opt("team").await.expect("readable").is_none(), "still there");
+}
+
+/// SEMANTICS 71.
+#[tokio::test(start_paused = true)]
+async fn the_place_of_the_leases_comes_back_with_all_that_a_namespace_has() {
+    let client = world::empty();
+    let _running = run_all(&client);
+    let lease = json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": { "name": "n1", "namespace": "kube-node-lease" }, "spec": { "holderIdentity": "n1" } });
+    world::create(&client, lease.clone()).await;
+    let namespaces = Api::<Namespace>::all(client.clone());
+    let first = namespaces.get("kube-node-lease").await.expect("made at the start");
+    namespaces.delete("kube-node-lease", &DeleteParams::default()).await.expect("deleted");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let back = namespaces.get("kube-node-lease").await.expect("made again");
+    assert_ne!(back.uid(), first.uid());
+    assert_eq!(back.metadata.deletion_timestamp, None);
+    let accounts = Api::<ServiceAccount>::namespaced(client.clone(), "kube-node-lease");
+    accounts.get("default").await.expect("made for it");
+    let maps = Api::<ConfigMap>::namespaced(client.clone(), "kube-node-lease");
+    maps.get("kube-root-ca.crt").await.expect("published");
+    world::create(&client, lease).await;
 }
 
 /// SEMANTICS 48: the three ways to delete an owner.
