@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
-use super::{Arena, Schema, Type, parse::PROBLEMS_MAX};
+use super::{Arena, Object, Schema, Type, parse::PROBLEMS_MAX};
 
 /// Why an object can't be one of its kind, as Go's decoder says it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -43,8 +43,9 @@ impl Schema {
     /// Checks the types of an object, removes what its kind does not have, and returns that as
     /// `unknown field "spec.containers[0].imag"`, in the order of the keys; of very many, the first hundred.
     ///
-    /// Afterwards the object decodes into the type the schema is of. Null fields are removed, and quantities given as
-    /// numbers become strings, as they do on Kubernetes.
+    /// Afterwards the object decodes into the type the schema is of. As on Kubernetes, fields that are null are removed, and
+    /// so are maps without entries and lists of `metadata` without items, which are the same as none; quantities given as
+    /// numbers become strings.
     ///
     /// # Errors
     ///
@@ -104,7 +105,7 @@ impl Walk<'_> {
             }
             self.path.pop();
         }
-        map.retain(|name, value| !value.is_null() && object.field(name).is_some());
+        map.retain(|name, value| object.field(name).is_some_and(|field| !is_none(object, field, value)));
         for name in &object.required_times {
             if !map.contains_key(&**name) {
                 self.path.push(Step::Field(name.to_string()));
@@ -246,6 +247,18 @@ impl Walk<'_> {
     }
 }
 
+/// Whether a field of `holder` is as good as absent, so that Go leaves it out when it writes it: it would a map or a list
+/// with `omitempty`, which all maps have; of lists only those of `ObjectMeta` are known to. A struct without fields stays,
+/// for an `emptyDir: {}` or a selector of everything is something.
+fn is_none(holder: &Object, field: Type, value: &Value) -> bool {
+    match (field, value) {
+        (_, Value::Null) => true,
+        (Type::Map(_), Value::Object(map)) => map.is_empty(),
+        (Type::List(_), Value::Array(list)) => list.is_empty() && &*holder.name == "ObjectMeta",
+        _ => false,
+    }
+}
+
 impl Step {
     fn name(&self) -> Option<&str> {
         match self {
@@ -269,6 +282,7 @@ fn is_quantity(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use k8s_openapi::api::apps::v1::Deployment;
+    use k8s_openapi::api::authorization::v1::SubjectAccessReview;
     use k8s_openapi::api::core::v1::{Pod, Secret};
     use proptest::prelude::*;
     use serde_json::json;
@@ -323,6 +337,52 @@ mod tests {
         });
         assert!(Schema::of::<Pod>().conform(&mut pod).unwrap().is_empty());
         assert_eq!(pod, json!({"metadata": {}, "spec": {"containers": [limits(json!("0.5"), "1024Mi")]}}));
+    }
+
+    #[test]
+    fn maps_without_entries_go_and_structs_without_fields_stay() {
+        let mut deployment = json!({
+            "metadata": { "labels": {}, "annotations": {}, "finalizers": [], "ownerReferences": [] },
+            "spec": {
+                "selector": {"matchLabels": {}, "matchExpressions": []},
+                "template": {
+                    "metadata": {"labels": {}},
+                    "spec": {
+                        "nodeSelector": {},
+                        "securityContext": {},
+                        "containers": [{"resources": {"limits": {}}}],
+                        "volumes": [{"emptyDir": {}}],
+                        "affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+                            {"podAffinityTerm": {"labelSelector": {}, "namespaceSelector": {}}},
+                        ]}},
+                    },
+                },
+            },
+        });
+        assert!(Schema::of::<Deployment>().conform(&mut deployment).unwrap().is_empty());
+        let wanted = json!({
+            "metadata": {},
+            "spec": {
+                "selector": {"matchExpressions": []},
+                "template": {
+                    "metadata": {},
+                    "spec": {
+                        "securityContext": {},
+                        "containers": [{"resources": {}}],
+                        "volumes": [{"emptyDir": {}}],
+                        "affinity": {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+                            {"podAffinityTerm": {"labelSelector": {}, "namespaceSelector": {}}},
+                        ]}},
+                    },
+                },
+            },
+        });
+        assert_eq!(deployment, wanted);
+        // What is in a map is no field.
+        let mut review = json!({"spec": {"extra": {"a": []}}});
+        let kept = review.clone();
+        assert!(Schema::of::<SubjectAccessReview>().conform(&mut review).unwrap().is_empty());
+        assert_eq!(review, kept);
     }
 
     #[test]

@@ -34,6 +34,40 @@ async fn an_object_is_patched_in_three_ways() {
     assert_eq!(cluster.patch(&path, STRATEGIC_PATCH, &strategic).await.ok(), now);
 }
 
+/// What `kubectl label` and `kubectl annotate` leave, and what `kubectl diff` would show otherwise.
+#[tokio::test(start_paused = true)]
+async fn a_map_that_is_empty_is_none_however_it_was_written() {
+    let cluster = Cluster::new();
+    let empty = json!({ "labels": {}, "annotations": {}, "finalizers": [], "ownerReferences": [] });
+    let mut given = json!({ "metadata": empty, "data": {}, "binaryData": {} });
+    given["metadata"]["name"] = "a".into();
+    let made = cluster.post(CONFIG_MAPS, &given).await.ok();
+    let fields = |object: &Value| object.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+    assert_eq!(fields(&made), ["apiVersion", "kind", "metadata"]);
+    assert_eq!(fields(&made["metadata"]), ["creationTimestamp", "name", "namespace", "resourceVersion", "uid"]);
+    let path = format!("{CONFIG_MAPS}/a");
+    assert_eq!(cluster.put(&format!("{path}?dryRun=All"), &given).await.ok(), made);
+    assert_eq!(cluster.put(&path, &given).await.ok(), made, "nothing has changed");
+
+    let labels = json!({ "a": "b" });
+    let labelled = json!({ "metadata": { "labels": labels } });
+    let unlabelled = json!({ "metadata": { "labels": { "a": null } } });
+    let removed = json!([{ "op": "remove", "path": "/metadata/labels/a" }]);
+    for (media, patch) in [(MERGE_PATCH, &unlabelled), (STRATEGIC_PATCH, &unlabelled), (JSON_PATCH, &removed)] {
+        assert_eq!(cluster.patch(&path, MERGE_PATCH, &labelled).await.ok()["metadata"]["labels"], labels);
+        let tried = cluster.patch(&format!("{path}?dryRun=All"), media, patch).await.ok();
+        assert_eq!(tried["metadata"].get("labels"), None, "{media}");
+        let now = cluster.patch(&path, media, patch).await.ok();
+        assert_eq!(now["metadata"].get("labels"), None, "{media}");
+        assert_eq!(cluster.get(&path).await.ok(), now);
+    }
+    // What has no fields is something: a volume, or a selector of everything.
+    let mut of_volume = deployment("web");
+    of_volume["spec"]["template"]["spec"]["volumes"] = json!([{ "name": "v", "emptyDir": {} }]);
+    let made = cluster.post(DEPLOYMENTS, &of_volume).await.ok();
+    assert_eq!(made["spec"]["template"]["spec"]["volumes"], json!([{ "name": "v", "emptyDir": {} }]));
+}
+
 /// SEMANTICS 26: a patch is carried out on whatever is there when it is written.
 #[tokio::test(start_paused = true)]
 async fn concurrent_patches_are_all_done() {
