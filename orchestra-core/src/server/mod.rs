@@ -14,6 +14,7 @@ mod eviction;
 mod health;
 mod identity;
 mod impersonate;
+mod incoming;
 mod index;
 mod limit;
 mod metrics;
@@ -85,8 +86,6 @@ pub use service_address::AddressRanges;
 
 /// The largest body of a request, in bytes; as Kubernetes has it.
 pub const BODY_BYTES_MAX: usize = 3 << 20;
-/// How much of a body is read, in bytes, before the connection is cut on a client that goes on.
-const BODY_BYTES_READ_MAX: usize = 16 << 20;
 /// How long a request may take, in seconds, but for watches, logs and streams; as Kubernetes has it.
 pub const REQUEST_SECONDS_MAX: u64 = 60;
 
@@ -290,30 +289,18 @@ struct Call {
 
 impl Call {
     /// The whole body.
-    ///
-    /// One that is too large is read on for a while and thrown away: over HTTP/2, a client whose body is not taken sees
-    /// the stream break off instead of an answer.
     async fn body(&mut self) -> Result<Bytes> {
-        let mut body = std::mem::take(&mut self.body);
-        let (mut whole, mut bytes) = (BytesMut::new(), 0);
+        let (mut body, mut whole) = (std::mem::take(&mut self.body), BytesMut::new());
         while let Some(frame) = body.frame().await {
             let frame = frame
                 .map_err(|error| Failure::bad_request(format!("the body of the request could not be read: {error}")))?;
             let Ok(data) = frame.into_data() else { continue };
-            bytes += data.len();
-            if bytes <= BODY_BYTES_MAX {
-                whole.extend_from_slice(&data);
-            } else if bytes <= BODY_BYTES_READ_MAX {
-                whole.clear();
-            } else {
-                break;
+            if whole.len() + data.len() > BODY_BYTES_MAX {
+                return Err(Failure::too_large(format!("limit is {BODY_BYTES_MAX}")));
             }
+            whole.extend_from_slice(&data);
         }
-        if bytes > BODY_BYTES_MAX {
-            Err(Failure::too_large(format!("limit is {BODY_BYTES_MAX}")))
-        } else {
-            Ok(whole.freeze())
-        }
+        Ok(whole.freeze())
     }
 
     /// The media type of the body, without its parameters.
@@ -389,7 +376,8 @@ impl Inner {
         let begun = Instant::now();
         let head = parts.method == http::Method::HEAD;
         let routed = self.routed(&parts);
-        let labels = routed.labels;
+        let (labels, long) = (routed.labels, routed.long);
+        let (body, rest) = incoming::lend(body);
         let span = tracing::info_span!("request", method = %parts.method, path = parts.uri.path());
         let counted = (!routed.long).then(|| self.metrics.begin(&labels));
         let placed = async {
@@ -406,6 +394,10 @@ impl Inner {
         });
         drop(counted);
         self.metrics.answered(&labels, response.status(), begun);
+        // What lasts may go on reading; a place is no longer taken.
+        if !long || !response.status().is_success() {
+            rest.drain(begun + Duration::from_secs(REQUEST_SECONDS_MAX)).await;
+        }
         if head { respond::without_body(response) } else { response }
     }
 

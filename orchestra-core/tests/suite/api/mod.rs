@@ -4,6 +4,7 @@ mod fixture;
 
 mod advertise;
 mod bad_input;
+mod bodies;
 mod create;
 mod delete;
 mod discovery;
