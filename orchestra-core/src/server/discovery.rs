@@ -23,7 +23,11 @@ impl Inner {
     pub(super) async fn path(&self, parts: &Parts, user: Option<&UserInfo>, segments: &[String]) -> Result<Answer> {
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         if parts.method != Method::GET && parts.method != Method::HEAD {
-            return Err(if user.is_some() { Failure::method_not_allowed() } else { Failure::unauthorized() });
+            return Err(match user {
+                None => Failure::unauthorized(),
+                Some(_) if self.is_served(&segments) => Failure::method_not_allowed(),
+                Some(_) => Failure::no_such_path(),
+            });
         }
         match segments.as_slice() {
             [endpoint, check @ ..] if health::is_endpoint(endpoint) => {

@@ -10,6 +10,20 @@ const OTHERS: [&str; 4] = ["/api", "/apis", "/metrics", "/version"];
 impl Inner {
     /// The paths, in order.
     pub(super) fn index(&self) -> Value {
+        json!({ "paths": self.paths() })
+    }
+
+    /// Whether there is something at a path, of which these are the segments.
+    pub(super) fn is_served(&self, segments: &[&str]) -> bool {
+        // Each group's document of OpenAPI is at the group's own path, below that of the list.
+        let path = match segments {
+            ["openapi", "v3", group_version @ ..] if group_version.len() > 1 => group_version,
+            path => path,
+        };
+        path.is_empty() || self.paths().contains(&format!("/{}", path.join("/")))
+    }
+
+    fn paths(&self) -> Vec<String> {
         let mut paths: Vec<String> = OTHERS.iter().chain(&openapi::PATHS).map(ToString::to_string).collect();
         for kind in self.registry.iter() {
             let group = if kind.group.is_empty() { "/api".to_owned() } else { format!("/apis/{}", kind.group) };
@@ -19,6 +33,6 @@ impl Inner {
         paths.extend(health::paths());
         paths.sort();
         paths.dedup();
-        json!({ "paths": paths })
+        paths
     }
 }

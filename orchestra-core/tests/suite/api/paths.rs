@@ -69,3 +69,23 @@ async fn a_path_below_watch_is_a_watch_of_that_list_or_object() {
     }
     cluster.by(None).get(path).await.failed(401, "Unauthorized");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_path_that_is_nowhere_is_nowhere_for_every_method() {
+    let cluster = Cluster::new();
+    let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+    for path in ["/nonexist", "/nonexist/a", "/apis/example.com", "/apis/apps/v9", "/api/v2", "/openapi/v3/apis/a/v1"] {
+        for method in &methods {
+            let reply = cluster.send(method.clone(), path, "application/json", "{}").await;
+            assert_eq!((reply.code, method, path), (404, method, path));
+            reply.failed_with(404, "NotFound", "the server could not find the requested resource");
+        }
+    }
+    for path in ["/", "/api", "/apis", "/apis/apps", "/apis/apps/v1", "/api/v1", "/version", "/readyz", "/metrics"] {
+        for method in &methods[1..] {
+            cluster.send(method.clone(), path, "application/json", "{}").await.failed(405, "MethodNotAllowed");
+        }
+    }
+    cluster.post("/openapi/v3/apis/apps/v1", &json!({})).await.failed(405, "MethodNotAllowed");
+    cluster.by(None).post("/nonexist", &json!({})).await.failed(401, "Unauthorized");
+}
