@@ -50,16 +50,16 @@ fn trace(pods: &str) -> tempfile::TempDir {
     folder
 }
 
-fn compare(data: &std::path::Path, out: &std::path::Path) -> std::process::Output {
+fn compare(data: &std::path::Path, out: &std::path::Path, more: &[&str]) -> std::process::Output {
     let mut command = Command::new(example("scheduler_lab"));
-    command.args(["--reproduce", "openb", "--data"]).arg(data).arg("--out").arg(out);
+    command.args(["--reproduce", "openb", "--data"]).arg(data).arg("--out").arg(out).args(more);
     command.output().expect("the example starts")
 }
 
 #[test]
 fn policies_are_compared_on_a_trace() {
     let (data, out) = (trace("p1,4000,1024,1,1000"), tempfile::tempdir().expect("a folder"));
-    let output = compare(data.path(), &out.path().join("new"));
+    let output = compare(data.path(), &out.path().join("new"), &[]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     let table = std::fs::read_to_string(out.path().join("new/openb.csv")).expect("a table");
     let policies = ["01-Random", "02-DotProd", "03-GpuClustering", "04-GpuPacking", "05-BestFit", "06-FGD"];
@@ -68,15 +68,20 @@ fn policies_are_compared_on_a_trace() {
     assert_eq!(rows.len(), 6);
     let picture = std::fs::read_to_string(out.path().join("new/openb-small-allocation.svg")).expect("a picture");
     assert!(picture.contains("06-FGD"));
+
+    let output = compare(data.path(), out.path(), &["--ties"]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let table = std::fs::read_to_string(out.path().join("openb-ties.csv")).expect("a table");
+    assert!(table.contains("\nsmall,06-FGD (any of the best),10,"), "{table}");
 }
 
 #[test]
 fn a_trace_that_can_not_be_read_is_named_by_its_line() {
     let out = tempfile::tempdir().expect("a folder");
-    let output = compare(trace("p1,4000,1024,1,1001").path(), out.path());
+    let output = compare(trace("p1,4000,1024,1,1001").path(), out.path(), &[]);
     let said = text(&output.stderr);
     assert!(said.contains("openb_pod_list_small.csv:3: gpu_milli: 1001 is not between 1 and 1000"), "{said}");
-    let output = compare(out.path(), out.path());
+    let output = compare(out.path(), out.path(), &[]);
     let said = text(&output.stderr);
     assert!(!output.status.success() && said.contains("openb_node_list_gpu_node.csv can't be opened"), "{said}");
 }

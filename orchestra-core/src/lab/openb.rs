@@ -29,12 +29,72 @@ const ASKED_UNTIL: f64 = 1.3;
 pub const POLICIES: [&str; 6] =
     ["01-Random", "02-DotProd", "03-GpuClustering", "04-GpuPacking", "05-BestFit", "06-FGD"];
 
+/// Which of equally good nodes is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TieBreak {
+    /// The first in an order that the seed draws, as in the published runs.
+    #[default]
+    First,
+    /// Any of them, as kube-scheduler does.
+    Random,
+    /// The one that best fit likes most; of these the first.
+    BestFit,
+}
+
+/// A policy, and how it breaks ties.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Variant {
+    /// The policy's published name.
+    pub policy: &'static str,
+    /// How it breaks ties.
+    pub ties: TieBreak,
+}
+
+impl Variant {
+    /// The policies as they were published.
+    #[must_use]
+    pub fn published() -> Vec<Self> {
+        POLICIES.map(|policy| Self { policy, ties: TieBreak::First }).into()
+    }
+
+    /// All policies that score, with ties to the first and to any, and FGD with ties to best fit: how much of a result is the
+    /// score's, and how much that of an order that nobody chose.
+    #[must_use]
+    pub fn tie_study() -> Vec<Self> {
+        let scoring = POLICIES.iter().skip(1);
+        let both = |policy: &&'static str| [TieBreak::First, TieBreak::Random].map(|ties| Self { policy, ties });
+        let by_best_fit = Self { policy: "06-FGD", ties: TieBreak::BestFit };
+        scoring.flat_map(both).chain([by_best_fit]).collect()
+    }
+
+    /// The published name, and how ties are broken if otherwise than published.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let ties = match self.ties {
+            TieBreak::First => "",
+            TieBreak::Random => " (any of the best)",
+            TieBreak::BestFit => " (best fit)",
+        };
+        format!("{}{ties}", self.policy)
+    }
+
+    /// The scheduler; `None` if no policy has this name.
+    #[must_use]
+    pub fn pipeline(&self, typical: &Arc<TypicalPods>) -> Option<Pipeline> {
+        let pipeline = policy(self.policy, typical)?;
+        Some(match self.ties {
+            TieBreak::First => pipeline,
+            TieBreak::Random => pipeline.ties(Ties::Random),
+            TieBreak::BestFit => pipeline.then(BestFit::default()),
+        })
+    }
+}
+
 /// The seeds of the published runs.
 pub const SEEDS: std::ops::RangeInclusive<u64> = 42..=51;
 
 /// A policy by its published name; `None` if there is none of this name.
-#[must_use]
-pub fn policy(name: &str, typical: &Arc<TypicalPods>) -> Option<Pipeline> {
+fn policy(name: &str, typical: &Arc<TypicalPods>) -> Option<Pipeline> {
     let pipeline = Pipeline::new(name).required();
     Some(match name {
         "01-Random" => pipeline.devices(RandomDevices).ties(Ties::Random),
@@ -67,11 +127,11 @@ impl Workload {
         Self { name: name.into(), pods, typical }
     }
 
-    /// Fills the nodes once with a policy; `None` if there is none of this name.
+    /// Fills the nodes once; `None` if there is no such policy.
     #[must_use]
-    pub fn run(&self, nodes: &[NodeInfo], policy_name: &str, seed: u64) -> Option<Curve> {
+    pub fn run(&self, nodes: &[NodeInfo], variant: Variant, seed: u64) -> Option<Curve> {
         let inflation = Inflation { nodes, pods: &self.pods, typical: &self.typical, until: ASKED_UNTIL, seed };
-        Some(inflation.run(&mut policy(policy_name, &self.typical)?))
+        Some(inflation.run(&mut variant.pipeline(&self.typical)?))
     }
 }
 
@@ -92,27 +152,30 @@ pub struct Row {
     pub curves: Vec<Curve>,
 }
 
-/// Runs each policy on each workload with each seed, many at a time. `thread_cpu` tells the CPU time that the calling thread
+/// Runs each variant on each workload with each seed, many at a time. `thread_cpu` tells the CPU time that the calling thread
 /// has used; `done` is called after each run.
 pub fn reproduce(
     nodes: &[NodeInfo],
     workloads: &[Workload],
+    variants: &[Variant],
     thread_cpu: impl Fn() -> Duration + Sync,
     done: impl Fn() + Sync,
 ) -> Vec<Row> {
-    let pairs = workloads.iter().flat_map(|workload| POLICIES.iter().map(move |policy| (workload, *policy)));
+    let pairs = workloads.iter().flat_map(|workload| variants.iter().map(move |variant| (workload, *variant)));
     let jobs: Vec<_> =
-        pairs.clone().flat_map(|(workload, policy)| SEEDS.map(move |seed| (workload, policy, seed))).collect();
-    let mut runs = parallel::run(&jobs, |(workload, policy, seed)| {
+        pairs.clone().flat_map(|(workload, variant)| SEEDS.map(move |seed| (workload, variant, seed))).collect();
+    let mut runs = parallel::run(&jobs, |(workload, variant, seed)| {
         let before = thread_cpu();
-        let curve = workload.run(nodes, policy, *seed).unwrap_or_default();
+        let curve = workload.run(nodes, *variant, *seed).unwrap_or_default();
         let took = thread_cpu().saturating_sub(before);
         done();
         (curve, took)
     })
     .into_iter();
     pairs
-        .map(|(workload, policy)| Row::of(&workload.name, policy, runs.by_ref().take(SEEDS.count()).collect()))
+        .map(|(workload, variant)| {
+            Row::of(&workload.name, &variant.name(), runs.by_ref().take(SEEDS.count()).collect())
+        })
         .collect()
 }
 
@@ -145,9 +208,9 @@ impl Row {
 
 type Quantity = fn(&Sample) -> f64;
 
-/// Two pictures for each workload, each with a name for its file: the curves of all policies.
+/// Two pictures for each workload, each with a name for its file that begins with `prefix`: the curves of all policies.
 #[must_use]
-pub fn plots(rows: &[Row]) -> Vec<(String, Plot)> {
+pub fn plots(rows: &[Row], prefix: &str) -> Vec<(String, Plot)> {
     let quantities: [(&str, &str, Quantity); 2] = [
         ("allocation", "GPUs allocated (% of capacity)", |sample| sample.allocated),
         ("fragmentation", "idle GPUs that are fragmented (%)", |sample| sample.fragmented_of_idle),
@@ -159,7 +222,7 @@ pub fn plots(rows: &[Row]) -> Vec<(String, Plot)> {
             let lines = rows.iter().map(|row| row.line(quantity)).collect();
             let x = "GPUs asked for (% of capacity)".into();
             let plot = Plot { title: format!("OpenB, {workload}: {what}").into(), x, y: y.into(), lines };
-            plots.push((format!("openb-{workload}-{what}.svg"), plot));
+            plots.push((format!("{prefix}-{workload}-{what}.svg"), plot));
         }
     }
     plots
@@ -198,7 +261,7 @@ pub fn published(input: impl io::Read, file: &str) -> Result<Published, TraceErr
 #[must_use]
 pub fn table(rows: &[Row], published: &Published) -> String {
     let mut text = format!(
-        "{:12} {:16} {:>16} {:>9} {:>17} {:>9} {:>8}\n",
+        "{:12} {:34} {:>16} {:>9} {:>17} {:>9} {:>8}\n",
         "WORKLOAD", "POLICY", "ALLOCATED AT 100", "PUBLISHED", "FRAGMENTED AT 80", "PUBLISHED", "CPU"
     );
     for row in rows {
@@ -207,7 +270,7 @@ pub fn table(rows: &[Row], published: &Published) -> String {
         let (workload, policy, allocated) = (&row.workload, &row.policy, row.allocated_at_100);
         let _ = writeln!(
             text,
-            "{workload:12} {policy:16} {:>9.2} ± {:.2} {:>9} {:>17.2} {:>9} {:>6.0} ms",
+            "{workload:12} {policy:34} {:>9.2} ± {:.2} {:>9} {:>17.2} {:>9} {:>6.0} ms",
             allocated.mean,
             allocated.deviation,
             shown(known.map(|(allocated, _)| *allocated)),
@@ -223,7 +286,7 @@ pub fn table(rows: &[Row], published: &Published) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::{Row, csv, plots, published, reproduce, table};
+    use super::{Row, TieBreak, Variant, csv, plots, published, reproduce, table};
     use crate::lab::{openb::Workload, trace};
 
     /// Three nodes with two GPUs each, and pods that ask for shares and for whole ones.
@@ -235,14 +298,14 @@ mod tests {
         let nodes = trace::openb::nodes(nodes.as_bytes(), "nodes").expect("nodes");
         let pods = trace::openb::pods(pods.as_bytes(), "pods").expect("pods");
         let workload = Workload::new("small", pods.into_iter().map(|task| task.shape).collect());
-        reproduce(&nodes, &[workload], || Duration::ZERO, || ())
+        reproduce(&nodes, &[workload], &[Variant::published(), Variant::tie_study()].concat(), || Duration::ZERO, || ())
     }
 
     #[test]
     fn runs_repeat_and_stay_within_what_there_is() {
         let rows = rows();
         assert_eq!(rows, self::rows());
-        assert_eq!(rows.len(), 6);
+        assert_eq!(rows.len(), 6 + 11);
         for sample in rows.iter().flat_map(|row| &row.curves).flat_map(|curve| &curve.0) {
             assert!(sample.allocated <= sample.arrived.min(100.0) + 1e-9, "{sample:?}");
             assert!((-1e-9..=100.0 + 1e-9).contains(&sample.fragmented_of_idle), "{sample:?}");
@@ -251,16 +314,26 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_that_breaks_ties_otherwise_says_so() {
+        let names: Vec<String> = Variant::tie_study().iter().map(Variant::name).collect();
+        assert_eq!(names[0], "02-DotProd");
+        assert_eq!(names[1], "02-DotProd (any of the best)");
+        assert_eq!(names[10], "06-FGD (best fit)");
+        let unknown = Variant { policy: "07-Luck", ties: TieBreak::First };
+        assert!(unknown.pipeline(&Default::default()).is_none());
+    }
+
+    #[test]
     fn a_table_and_pictures_tell_of_every_policy() {
         let rows = rows();
-        assert_eq!(csv(&rows).lines().count(), 7);
+        assert_eq!(csv(&rows).lines().count(), 1 + 6 + 11);
         assert!(csv(&rows).contains("\nsmall,06-FGD,10,"));
         let known = "workload,policy,alloc_mean_100,frag_ratio_mean_80\nsmall,06-FGD,95.23,29.86\n";
         let known = published(known.as_bytes(), "published.csv").expect("a table");
         assert!(
             table(&rows, &known).lines().any(|line| line.starts_with("small        06-FGD") && line.contains("95.23"))
         );
-        let files: Vec<String> = plots(&rows).into_iter().map(|(file, _)| file).collect();
+        let files: Vec<String> = plots(&rows, "openb").into_iter().map(|(file, _)| file).collect();
         assert_eq!(files, ["openb-small-allocation.svg", "openb-small-fragmentation.svg"]);
         let error =
             published("workload,policy,alloc_mean_100,frag_ratio_mean_80\na,b,x,1\n".as_bytes(), "published.csv");

@@ -25,7 +25,8 @@ fn policies_do_as_was_published() {
         let pods = trace::openb::pods(open(&format!("openb_pod_list_{name}.csv")), name).expect("pods");
         let workload = openb::Workload::new(name, pods.into_iter().map(|task| task.shape).collect());
         for policy in ["05-BestFit", "06-FGD"] {
-            let curve = workload.run(&nodes, policy, 42).expect("a policy");
+            let curve =
+                workload.run(&nodes, openb::Variant { policy, ties: openb::TieBreak::First }, 42).expect("a policy");
             let (allocated, fragmented) = published[&(name.into(), policy.into())];
             let at_100 = curve.at(100, |sample| sample.allocated).expect("a sample");
             let at_80 = curve.at(80, |sample| sample.fragmented_of_idle).expect("a sample");

@@ -250,7 +250,8 @@ impl Column {
             }
             self.differ = self.differ || **self.common.get_or_insert_with(|| (*own).into()) != *own;
         }
-        Some(points + pipeline.points_by(&self.scores, pod, node))
+        let points = points + pipeline.points_by(&self.scores, pod, node);
+        Some(pipeline.with_tie_breaker(points.into(), pod, node) as i32)
     }
 
     fn intern(&mut self, reasons: Vec<Reason>) -> u32 {
@@ -299,7 +300,7 @@ impl Column {
             let numbers = scored.iter().map(|(at, _)| number(*at));
             let range = numbers.fold((i64::MAX, i64::MIN), |(low, high), number| (low.min(number), high.max(number)));
             for (at, total) in &mut scored {
-                *total += one.points(number(*at), range);
+                *total += pipeline.point() * one.points(number(*at), range);
             }
         }
         let id = |at: usize| NodeId(u32::try_from(at).unwrap_or(u32::MAX));

@@ -51,8 +51,11 @@ struct Weighed {
     score: Box<dyn Score>,
 }
 
-/// So heavy that twenty scores' points still add up in 32 bits.
-const WEIGHT_MAX: i64 = 1_000_000;
+/// So heavy that twenty scores' points still add up in 32 bits, ties being broken by another.
+const WEIGHT_MAX: i64 = 10_000;
+
+/// How much more a point weighs than any number of the score that breaks ties.
+const POINT_OVER_TIE: i64 = 101;
 
 impl Weighed {
     /// The weighed points for a number between the lowest and the highest.
@@ -70,6 +73,7 @@ pub struct Pipeline {
     relations: Vec<Box<dyn Relation>>,
     scores: Vec<Weighed>,
     devices: Box<dyn PickDevices>,
+    tie_breaker: Option<Box<dyn Score>>,
     ties: Ties,
     look: Look,
     remembers: bool,
@@ -85,6 +89,7 @@ impl Pipeline {
             relations: Vec::new(),
             scores: Vec::new(),
             devices: Box::new(FullestDevices),
+            tie_breaker: None,
             ties: Ties::First,
             look: Look::All,
             remembers: true,
@@ -136,11 +141,19 @@ impl Pipeline {
         self
     }
 
-    /// Adds a score with its weight: up to a million, as what is more is cut; no more than twenty of them should be as heavy.
+    /// Adds a score with its weight: up to 10,000, as what is more is cut; no more than twenty of them should be as heavy.
     #[must_use]
     pub fn score(mut self, weight: i64, score: impl Score) -> Self {
         let weight = weight.clamp(0, WEIGHT_MAX);
         self.scores.push(Weighed { weight, scale: score.scale(), reads: score.reads(), score: Box::new(score) });
+        self
+    }
+
+    /// Prefers, of equally good nodes, those that `score` gives a higher number, cut to 0 to 100; only those that it finds equal,
+    /// too, are [`ties`](Self::ties).
+    #[must_use]
+    pub fn then(mut self, score: impl Score) -> Self {
+        self.tie_breaker = Some(Box::new(score));
         self
     }
 
@@ -286,7 +299,21 @@ impl Pipeline {
                 *total += one.weight * points;
             }
         }
+        for (node, total) in &mut totals {
+            *total = self.with_tie_breaker(*total, view, trial.node(*node));
+        }
         totals
+    }
+
+    /// What a point counts for in a total.
+    fn point(&self) -> i64 {
+        if self.tie_breaker.is_some() { POINT_OVER_TIE } else { 1 }
+    }
+
+    /// A total that tells equally good nodes apart, if there is a score to do so.
+    fn with_tie_breaker(&self, total: i64, pod: &Shape, node: &NodeView) -> i64 {
+        let Some(score) = &self.tie_breaker else { return total };
+        total * POINT_OVER_TIE + score.score(pod, node).clamp(0, 100)
     }
 
     fn choose(&self, totals: &[(NodeId, i64)], draw: u64) -> Option<NodeId> {
