@@ -65,6 +65,13 @@ impl Directory {
     }
 }
 
+/// Makes a file for its owner alone, where there are owners: a store may hold secrets.
+pub(super) fn for_its_owner(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
+}
+
 impl Disk for Directory {
     fn path(&self) -> &Path {
         &self.0
@@ -83,7 +90,7 @@ impl Disk for Directory {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn Media>> {
-        Ok(Box::new(OpenOptions::new().append(true).create_new(true).open(self.0.join(name))?))
+        Ok(Box::new(for_its_owner(OpenOptions::new().append(true).create_new(true)).open(self.0.join(name))?))
     }
 
     fn append(&self, name: &str) -> io::Result<Box<dyn Media>> {

@@ -31,15 +31,15 @@ pub(super) fn file_path(disk: &dyn Disk, kind: FileKind, base: Revision) -> Path
 /// The revisions of the files of `kind`, in order. What has another name is not looked at.
 pub(super) fn revisions(disk: &dyn Disk, kind: FileKind) -> Result<Vec<Revision>, DurableError> {
     let names = disk.names().map_err(DurableError::io(disk.path()))?;
-    let mut revisions: Vec<Revision> = names
-        .iter()
-        .filter_map(|name| {
-            let revision = Revision(name.rsplit_once('-')?.1.parse().ok()?);
-            (*name == file_name(kind, revision)).then_some(revision)
-        })
-        .collect();
+    let mut revisions: Vec<Revision> = names.iter().filter_map(|name| revision_of(kind, name)).collect();
     revisions.sort_unstable();
     Ok(revisions)
+}
+
+/// The revision of a file of `kind`, by its name; `None` for the name of anything else.
+fn revision_of(kind: FileKind, name: &str) -> Option<Revision> {
+    let revision = Revision(name.rsplit_once('-')?.1.parse().ok()?);
+    (*name == file_name(kind, revision)).then_some(revision)
 }
 
 /// Whether there is any file of a store.
@@ -90,10 +90,14 @@ pub(super) fn remove_before(disk: &dyn Disk, base: Revision) -> Result<(), Durab
     Ok(())
 }
 
-/// Removes the files that a crash kept from becoming whole.
+/// Removes the files that a crash kept from becoming whole, and nobody else's that are called alike.
 pub(super) fn remove_drafts(disk: &dyn Disk) -> Result<(), DurableError> {
     let names = disk.names().map_err(DurableError::io(disk.path()))?;
-    names.iter().filter(|name| name.ends_with(DRAFT)).try_for_each(|name| remove(disk, name))
+    let is_ours = |name: &str| {
+        let of = |kind| name.strip_suffix(DRAFT).is_some_and(|name| revision_of(kind, name).is_some());
+        of(FileKind::Log) || of(FileKind::Checkpoint)
+    };
+    names.iter().filter(|name| is_ours(name)).try_for_each(|name| remove(disk, name))
 }
 
 /// Removes one file.

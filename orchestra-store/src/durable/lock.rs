@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     codec::FileKind,
-    disk::Disk,
+    disk::{Disk, for_its_owner},
     error::DurableError,
     files::{file_path, holds_store},
 };
@@ -37,7 +37,7 @@ impl Lock {
     pub(super) fn acquire(directory: &Path) -> Result<Self, DurableError> {
         fs::create_dir_all(directory).map_err(DurableError::io(directory))?;
         let path = directory.join(LOCK);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+        let file = for_its_owner(OpenOptions::new().create(true).truncate(false).write(true)).open(&path);
         let file = file.map_err(DurableError::io(&path))?;
         let mut locked = file.try_lock();
         for _ in 0..LOCK_TRIES {

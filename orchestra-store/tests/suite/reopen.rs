@@ -32,6 +32,39 @@ pub(crate) async fn write(store: &DurableStore, rounds: usize) -> Listing {
     store.list(&Prefix::all()).await.expect("a listing")
 }
 
+/// A store may hold secrets.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_store_is_read_by_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = open(&directory.path().join("store"));
+    write(&store, 30).await;
+    store.backup(directory.path().join("backup")).await.expect("a backup");
+    let files = std::fs::read_dir(directory.path().join("store"))
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").path());
+    for path in files.chain([directory.path().join("backup")]) {
+        let mode = std::fs::metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{} is {mode:o}", path.display());
+    }
+}
+
+/// What others keep in its directory is none of its business.
+#[tokio::test]
+async fn a_file_of_others_is_left_alone() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    for name in ["thesis.draft", "log-1.draft"] {
+        std::fs::write(directory.path().join(name), "mine").expect("a file");
+    }
+    let ours = directory.path().join("log-00000000000000000007.draft");
+    std::fs::write(&ours, "cut off").expect("a file");
+    drop(open(directory.path()));
+    assert!(directory.path().join("thesis.draft").exists() && directory.path().join("log-1.draft").exists());
+    assert!(!ours.exists());
+}
+
 /// Rules 1 and 17.
 #[tokio::test]
 async fn a_reopened_store_is_the_one_that_was_closed() {
