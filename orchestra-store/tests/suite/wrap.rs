@@ -6,7 +6,10 @@ use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 use orchestra_core::{
     rng::Entropy,
-    store::{Change, Check, Entry, Error, Key, Op, Prefix, Revision, Store, Txn, VALUE_BYTES_MAX},
+    store::{
+        Change, Check, Entry, Error, Key, Op, Prefix, Revision, Store, Txn, VALUE_BYTES_MAX,
+        conformance::history::{Log, Recorded},
+    },
 };
 use orchestra_store::{
     Counted, Encrypted, Faulty, MemoryStore, Prefixed, Slow,
@@ -53,6 +56,15 @@ macro_rules! wrapped_conformance {
                 },
                 value_bytes_max: encrypted(MemoryStore::new()).value_bytes_max()
             );
+        }
+
+        mod recorded {
+            use super::*;
+            orchestra_core::store_conformance!(|| async {
+                let (store, guard) = $open.await;
+                let log = Log::start(&store).await.expect("a listing");
+                (Recorded::new(store, log), guard)
+            });
         }
 
         mod faulty {
