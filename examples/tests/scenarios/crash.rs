@@ -21,6 +21,17 @@ pub(crate) fn processes_below(data: &Path) -> BTreeSet<String> {
     processes.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
+/// How `kubectl` tells how often each of the manifest's pods has been started again.
+const RESTARTS: [&str; 6] =
+    ["-n", "web", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[0].restartCount}"];
+
+/// A cluster that is kept at `data`, with the manifest rolled out.
+fn rolled_out(data: &str) -> Cluster {
+    let mut cluster = Cluster::start(&["--data", data, MANIFEST]);
+    cluster.wait_for_line("ready");
+    cluster
+}
+
 /// SEMANTICS 3, 46, 51: nothing acknowledged is lost, running pods are taken on, and the rollout is completed.
 #[test]
 fn a_cluster_killed_in_a_rollout_goes_on_where_it_was() {
@@ -29,10 +40,8 @@ fn a_cluster_killed_in_a_rollout_goes_on_where_it_was() {
     }
     let data = tempfile::tempdir().expect("a temporary directory");
     let path = data.path().to_str().expect("a plain path");
-    let mut cluster = Cluster::start(&["--data", path, MANIFEST]);
-    cluster.wait_for_line("ready");
-    let restarts = ["-n", "web", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[0].restartCount}"];
-    assert_eq!(cluster.ok(&restarts), "0 0 0");
+    let cluster = rolled_out(path);
+    assert_eq!(cluster.ok(&RESTARTS), "0 0 0");
     let steady = pods(&cluster);
 
     // Killed at rest: the pods go on without it, and its successor finds them running.
@@ -40,7 +49,7 @@ fn a_cluster_killed_in_a_rollout_goes_on_where_it_was() {
     assert!(!processes_below(data.path()).is_empty(), "processes outlive the cluster that started them");
     let cluster = Cluster::start(&["--data", path]);
     eventually("the pods are as they were", || pods(&cluster), |now| *now == steady);
-    assert_eq!(cluster.ok(&restarts), "0 0 0", "nothing was started again");
+    assert_eq!(cluster.ok(&RESTARTS), "0 0 0", "nothing was started again");
 
     // Killed in the midst of a rollout, with writes acknowledged until the last moment.
     cluster.ok(&["-n", "web", "scale", "deployment/web", "--replicas=5"]);
@@ -95,8 +104,7 @@ fn a_cluster_that_was_stopped_goes_on_as_its_machine_would() {
     }
     let data = tempfile::tempdir().expect("a temporary directory");
     let path = data.path().to_str().expect("a plain path");
-    let mut cluster = Cluster::start(&["--data", path, MANIFEST]);
-    cluster.wait_for_line("ready");
+    let cluster = rolled_out(path);
     let notes = data.path().join("notes");
     let noting = |word: &str, then: &str| format!("echo {word} >> {}; {then}", notes.display());
     for (name, script) in [
@@ -111,11 +119,9 @@ fn a_cluster_that_was_stopped_goes_on_as_its_machine_would() {
     cluster.stop();
     assert_eq!(processes_below(data.path()), BTreeSet::new());
 
-    let mut cluster = Cluster::start(&["--data", path, MANIFEST]);
-    cluster.wait_for_line("ready");
+    let cluster = rolled_out(path);
     eventually("what never restarts has failed", || cluster.ok(&phases), |now| now == "Failed Failed Succeeded");
-    let restarts = ["-n", "web", "get", "pods", "-o", "jsonpath={.items[*].status.containerStatuses[0].restartCount}"];
-    eventually("the others are started again", || cluster.ok(&restarts), |now| now == "1 1 1");
+    eventually("the others are started again", || cluster.ok(&RESTARTS), |now| now == "1 1 1");
     cluster.ok(&["-n", "web", "wait", "pods", "--all", "--for=condition=Ready", "--timeout=60s"]);
     let mut noted: Vec<String> = std::fs::read_to_string(&notes).expect("notes").lines().map(Into::into).collect();
     noted.sort();
