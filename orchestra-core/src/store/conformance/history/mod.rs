@@ -31,6 +31,7 @@ mod by_revision;
 mod linearizable;
 mod recorded;
 mod timeline;
+mod versions;
 mod watches;
 mod workload;
 

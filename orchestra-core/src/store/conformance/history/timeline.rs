@@ -1,4 +1,4 @@
-//! Who wrote each revision, and what each key held from when to when.
+//! Who wrote each revision.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,6 @@ pub(super) struct Timeline {
     start: Revision,
     /// Those at `start + 1` and on, without a hole.
     commits: Vec<Written>,
-    versions: BTreeMap<Key, Vec<Version>>,
 }
 
 /// A commit that changed something.
@@ -31,13 +30,6 @@ pub(super) struct Written {
     pub(super) changes: Vec<Change>,
 }
 
-/// What a key held from a revision on, until its next version.
-#[derive(Debug)]
-struct Version {
-    from: Revision,
-    entry: Option<Entry>,
-}
-
 impl Timeline {
     /// Finds the writer of every revision that `history` tells of.
     ///
@@ -46,24 +38,7 @@ impl Timeline {
     pub(super) fn of(history: &History) -> Result<Self, Violation> {
         let start = history.start.revision;
         let commits = Replay::new(history)?.run()?;
-        let mut versions: BTreeMap<Key, Vec<Version>> = BTreeMap::new();
-        for entry in &history.start.entries {
-            versions.insert(entry.key.clone(), vec![Version { from: start, entry: Some(entry.clone()) }]);
-        }
-        for (from, written) in (start.0 + 1..).map(Revision).zip(&commits) {
-            for change in &written.changes {
-                let entry = match change {
-                    Change::Put(entry) => Some(entry.clone()),
-                    Change::Delete(_) => None,
-                };
-                let of_key = versions.entry(change.key().clone()).or_default();
-                if of_key.is_empty() {
-                    of_key.push(Version { from: start, entry: None });
-                }
-                of_key.push(Version { from, entry });
-            }
-        }
-        Ok(Self { start, commits, versions })
+        Ok(Self { start, commits })
     }
 
     pub(super) fn start(&self) -> Revision {
@@ -79,6 +54,11 @@ impl Timeline {
         (self.start.0 + 1..).map(Revision).zip(&self.commits)
     }
 
+    /// Each change with its revision, in order.
+    pub(super) fn changes(&self) -> impl Iterator<Item = (Revision, &Change)> {
+        self.commits().flat_map(|(revision, written)| written.changes.iter().map(move |change| (revision, change)))
+    }
+
     /// The first commit after `after`, and up to `until`, that changes something under `prefix`.
     pub(super) fn next(&self, prefix: &Prefix, after: Revision, until: Revision) -> Option<Batch> {
         let skip = usize::try_from(after.0.saturating_sub(self.start.0)).unwrap_or(usize::MAX);
@@ -87,14 +67,6 @@ impl Timeline {
             .take_while(|(_, revision)| *revision <= until)
             .map(|(written, revision)| Batch { revision, changes: under(prefix, &written.changes) })
             .find(|batch| !batch.changes.is_empty())
-    }
-
-    /// The first revision from `from` on at which what `key` holds is as `wanted`.
-    pub(super) fn first(&self, key: &Key, from: Revision, wanted: impl Fn(Option<&Entry>) -> bool) -> Option<Revision> {
-        let Some(versions) = self.versions.get(key) else { return wanted(None).then_some(from) };
-        let current = versions.partition_point(|version| version.from <= from).saturating_sub(1);
-        let found = versions.iter().skip(current).find(|version| wanted(version.entry.as_ref()))?;
-        Some(found.from.max(from))
     }
 }
 
