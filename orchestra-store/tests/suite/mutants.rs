@@ -1,11 +1,17 @@
 //! The suite itself on trial: each of these stores breaks one law, and the case made for it has to say so.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+};
 
 use async_trait::async_trait;
-use futures::{StreamExt as _, future, stream};
+use futures::{
+    StreamExt as _, future,
+    stream::{self, Peekable},
+};
 use orchestra_core::store::{
-    Batch, Check, Entry, Error, Key, Listing, Prefix, Result, Revision, Store, Txn, Watch,
+    Batch, Change, Check, Entry, Error, Key, Listing, Prefix, Result, Revision, Store, Txn, Watch,
     conformance::{self, compaction, concurrency, order, reads, watch},
 };
 use orchestra_store::MemoryStore;
@@ -33,6 +39,12 @@ enum Fault {
     SplitsCommits,
     /// Sends a bookmark before the changes it covers.
     RunsAhead,
+    /// Begins a watch on a future revision with a bookmark ahead of what is to come.
+    PromisesTheFuture,
+    /// Says on a watch of a future revision that it has come there.
+    ClaimsTheFuture,
+    /// Begins a watch with what was before the watcher asked for it.
+    TellsThePast,
     /// Yields no deletions.
     ForgetsDeletions,
     /// Goes on from the floor as if nothing were missing.
@@ -117,6 +129,25 @@ impl Store for Mutant {
                 let bookmark = Batch { revision: self.revision().await?, changes: Vec::new() };
                 stream::once(future::ready(Ok(bookmark))).chain(inner).boxed()
             }
+            Fault::PromisesTheFuture if after > self.revision().await? => {
+                // It comes with the first news, and not before.
+                let news = inner.peekable();
+                let promise = Batch { revision: Revision(after.0 + 2), changes: Vec::new() };
+                let begin = |mut news: Peekable<Watch>| async move {
+                    Pin::new(&mut news).peek().await;
+                    stream::once(future::ready(Ok(promise))).chain(news)
+                };
+                stream::once(begin(news)).flatten().boxed()
+            }
+            Fault::ClaimsTheFuture => {
+                let claim = Batch { revision: after, changes: Vec::new() };
+                stream::iter((after > self.revision().await?).then_some(Ok(claim))).chain(inner).boxed()
+            }
+            Fault::TellsThePast => {
+                let key = Key::new(["p", "gone"])?;
+                let past = Batch { revision: after, changes: vec![Change::Delete(key)] };
+                stream::once(future::ready(Ok(past))).chain(inner).boxed()
+            }
             Fault::HidesCompaction => match self.inner.watch(prefix, after).await?.next().await {
                 Some(Err(Error::Compacted { floor })) => self.inner.watch(prefix, floor).await?,
                 _ => inner,
@@ -141,7 +172,7 @@ fn split(item: Result<Batch>) -> Vec<Result<Batch>> {
 
 fn without_deletions(item: Result<Batch>) -> Result<Batch> {
     item.map(|mut batch| {
-        batch.changes.retain(|change| matches!(change, orchestra_core::store::Change::Put(_)));
+        batch.changes.retain(|change| matches!(change, Change::Put(_)));
         batch
     })
 }
@@ -177,6 +208,9 @@ fn the_suite_catches_a_store_whose_watches_repeat_skip_or_tear() {
     assert!(is_caught!(Fault::RepeatsTheStart, watch::a_watch_does_not_repeat_what_it_starts_after));
     assert!(is_caught!(Fault::SplitsCommits, watch::a_batch_holds_one_whole_commit_in_key_order));
     assert!(is_caught!(Fault::RunsAhead, watch::a_bookmark_is_not_ahead_of_the_changes));
+    assert!(is_caught!(Fault::TellsThePast, watch::a_watch_does_not_repeat_what_it_starts_after));
+    assert!(is_caught!(Fault::PromisesTheFuture, watch::a_watch_on_a_future_revision_waits_for_what_follows_it));
+    assert!(is_caught!(Fault::ClaimsTheFuture, watch::a_watch_on_a_future_revision_waits_for_what_follows_it));
     assert!(is_caught!(Fault::HidesCompaction, compaction::a_watch_from_before_the_floor_fails_as_its_last_item));
     assert!(is_caught!(Fault::HidesCompaction, compaction::the_floor_told_is_one_to_watch_from));
 }
@@ -200,6 +234,7 @@ fn generated_histories_catch_what_the_cases_were_made_for() {
         Fault::RepeatsTheStart,
         Fault::SplitsCommits,
         Fault::RunsAhead,
+        Fault::TellsThePast,
         Fault::ForgetsDeletions,
     ] {
         assert!(is_caught!(fault, concurrency::generated_histories_are_as_the_laws_allow), "{fault:?}");

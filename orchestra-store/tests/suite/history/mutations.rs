@@ -7,8 +7,8 @@ use bytes::Bytes;
 use orchestra_core::{
     rng::Entropy,
     store::{
-        Batch, Change, Check, Entry, Key, Listing, Op, Revision, Txn,
-        conformance::history::{Call, History, Operation, Outcome, Told},
+        Batch, Change, Check, Entry, Key, Listing, Op, Prefix, Revision, Txn,
+        conformance::history::{Call, History, Operation, Outcome, Told, Watched},
     },
 };
 
@@ -54,6 +54,9 @@ pub(super) const MUTATIONS: &[Mutation] = &[
     Mutation { name: "strange change", edits: strange_change, rejected_by: &[WATCH] },
     Mutation { name: "bookmark ahead", edits: bookmark_ahead, rejected_by: &[WATCH] },
     Mutation { name: "bookmark behind", edits: bookmark_behind, rejected_by: &[WATCH] },
+    Mutation { name: "bookmark of the future", edits: bookmark_of_the_future, rejected_by: &[REVISION, WATCH] },
+    Mutation { name: "bookmark before its time", edits: bookmark_before_its_time, rejected_by: &[REVISION, WATCH] },
+    Mutation { name: "news from before the start", edits: news_from_before_the_start, rejected_by: &[WATCH] },
     Mutation { name: "watch that repeats its start", edits: watch_that_repeats_its_start, rejected_by: &[WATCH] },
     Mutation { name: "news before its time", edits: news_before_its_time, rejected_by: &[REVISION] },
 ];
@@ -389,6 +392,39 @@ fn bookmark_ahead(history: &History) -> Vec<Edit> {
 
 fn bookmark_behind(history: &History) -> Vec<Edit> {
     batches(history).map(|(watch, place, batch)| bookmark(watch, place + 1, Revision(batch.revision.0 - 1))).collect()
+}
+
+fn bookmark_of_the_future(history: &History) -> Vec<Edit> {
+    let Some(last) = commits(history).map(|commit| commit.revision).max() else { return Vec::new() };
+    let read = history.watches.iter().enumerate().filter(|(_, watched)| !watched.told.is_empty());
+    // No more commits can have happened than were made.
+    let never = Revision(last.0 + history.operations.len() as u64);
+    read.map(|(watch, watched)| bookmark(watch, watched.told.len(), never)).collect()
+}
+
+/// On a watch of a revision to come, which says that it has come there before anyone took it.
+fn bookmark_before_its_time(history: &History) -> Vec<Edit> {
+    let all = commits(history).map(|commit| {
+        let (after, at) = (commit.revision, commit.operation.invoked - 1);
+        let told = vec![Told { at, batch: Batch { revision: after, changes: Vec::new() } }];
+        let watched = Watched { prefix: Prefix::all(), after, told, compacted: None };
+        edit(move |history| history.watches.push(watched))
+    });
+    all.collect()
+}
+
+fn news_from_before_the_start(history: &History) -> Vec<Edit> {
+    let first = batches(history).filter(|(_, place, _)| *place == 0);
+    first
+        .map(|(watch, _, batch)| {
+            let (key, revision) = (batch.changes[0].key().clone(), history.start.revision);
+            edit(move |history| {
+                let told = told_mut(history, watch);
+                let news = Batch { revision, changes: vec![Change::Delete(key)] };
+                told.insert(0, Told { at: told[0].at, batch: news });
+            })
+        })
+        .collect()
 }
 
 fn watch_that_repeats_its_start(history: &History) -> Vec<Edit> {

@@ -17,6 +17,8 @@ const RETRIES_MAX: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Timeline {
     start: Revision,
+    /// What was there at the start, by when it was written.
+    left: BTreeMap<Revision, Vec<Change>>,
     /// Those at `start + 1` and on, without a hole.
     commits: Vec<Written>,
 }
@@ -38,7 +40,11 @@ impl Timeline {
     pub(super) fn of(history: &History) -> Result<Self, Violation> {
         let start = history.start.revision;
         let commits = Replay::new(history)?.run()?;
-        Ok(Self { start, commits })
+        let mut left: BTreeMap<Revision, Vec<Change>> = BTreeMap::new();
+        for entry in &history.start.entries {
+            left.entry(entry.modified).or_default().push(Change::Put(entry.clone()));
+        }
+        Ok(Self { start, left, commits })
     }
 
     pub(super) fn start(&self) -> Revision {
@@ -59,13 +65,23 @@ impl Timeline {
         self.commits().flat_map(|(revision, written)| written.changes.iter().map(move |change| (revision, change)))
     }
 
-    /// The first commit after `after`, and up to `until`, that changes something under `prefix`.
+    /// The commit that took `revision`, if that is after the start.
+    pub(super) fn at(&self, revision: Revision) -> Option<&Written> {
+        let place = revision.0.checked_sub(self.start.0 + 1)?;
+        self.commits.get(usize::try_from(place).ok()?)
+    }
+
+    /// The first commit after `after`, and up to `until`, that changes something under `prefix`. Of one before the start
+    /// only what is left of it.
     pub(super) fn next(&self, prefix: &Prefix, after: Revision, until: Revision) -> Option<Batch> {
         let skip = usize::try_from(after.0.saturating_sub(self.start.0)).unwrap_or(usize::MAX);
-        let later = self.commits.get(skip..)?.iter().zip((after.max(self.start).0 + 1..).map(Revision));
-        later
-            .take_while(|(_, revision)| *revision <= until)
-            .map(|(written, revision)| Batch { revision, changes: under(prefix, &written.changes) })
+        let later = self.commits().skip(skip).take_while(|(revision, _)| *revision <= until);
+        let earlier = self.left.range((Bound::Excluded(after), Bound::Unbounded));
+        let earlier = earlier.take_while(|(revision, _)| **revision <= until);
+        earlier
+            .map(|(revision, changes)| (*revision, changes))
+            .chain(later.map(|(revision, written)| (revision, &written.changes)))
+            .map(|(revision, changes)| Batch { revision, changes: under(prefix, changes) })
             .find(|batch| !batch.changes.is_empty())
     }
 }
@@ -118,8 +134,8 @@ impl<'a> Replay<'a> {
             replay.note(index, operation)?;
         }
         for watched in &history.watches {
+            watched.told.iter().for_each(|told| replay.heard(told.batch.revision));
             for told in watched.told.iter().filter(|told| !told.batch.changes.is_empty()) {
-                replay.heard(told.batch.revision);
                 replay.batches.entry(told.batch.revision).or_default().push((&watched.prefix, &told.batch));
             }
         }
