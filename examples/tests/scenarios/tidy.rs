@@ -143,6 +143,21 @@ fn every_law_has_a_conformance_test_and_every_test_a_law() {
     assert!(faults.is_empty(), "{faults:#?}");
 }
 
+/// The rules of a store are those from 1 to 20 of the project's semantics; a case cites those it shows as `Rule 2` or
+/// `Rules 1 and 2` at the head of its doc.
+#[test]
+fn every_rule_of_a_store_has_a_conformance_test() {
+    let dir = root().join("orchestra-core/src/store/conformance");
+    let suite: String = rust_files(&dir).iter().map(|path| read(path)).collect();
+    let heads = suite.lines().filter_map(|line| line.trim().strip_prefix("/// Rule"));
+    let cited: Vec<u32> = heads
+        .map(|head| head.split([':', '.']).next().unwrap_or_default())
+        .flat_map(|head| head.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()))
+        .collect();
+    let missing: Vec<_> = (1..=20).filter(|rule| !cited.contains(rule)).collect();
+    assert!(missing.is_empty(), "no case cites {missing:?}");
+}
+
 /// An example is found by the README, and run by what its head says.
 #[test]
 fn the_readme_names_every_example_and_each_head_gives_its_command() {

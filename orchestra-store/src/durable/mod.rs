@@ -206,10 +206,14 @@ impl Store for DurableStore {
 mod conformance {
     use super::DurableStore;
 
-    orchestra_core::store_conformance!(|| async {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+    async fn open(directory: tempfile::TempDir) -> (DurableStore, tempfile::TempDir) {
         (DurableStore::open(directory.path()).expect("a store opens"), directory)
-    });
+    }
+
+    orchestra_core::store_conformance!(
+        || open(tempfile::tempdir().expect("a temporary directory")),
+        reopen: open
+    );
 }
 
 /// The same with a checkpoint every few commits, so that each law is tried across them.
@@ -217,9 +221,13 @@ mod conformance {
 mod conformance_with_checkpoints {
     use super::{DurableOptions, DurableStore};
 
-    orchestra_core::store_conformance!(|| async {
-        let directory = tempfile::tempdir().expect("a temporary directory");
+    async fn open(directory: tempfile::TempDir) -> (DurableStore, tempfile::TempDir) {
         let options = DurableOptions { log_bytes_min: 256, ..DurableOptions::default() };
         (DurableStore::open_with(directory.path(), options).expect("a store opens"), directory)
-    });
+    }
+
+    orchestra_core::store_conformance!(
+        || open(tempfile::tempdir().expect("a temporary directory")),
+        reopen: open
+    );
 }

@@ -1,8 +1,12 @@
 //! The suite itself on trial: each of these stores breaks one law, and the case made for it has to say so.
 
+mod reopened;
+
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
+    sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -12,9 +16,12 @@ use futures::{
 };
 use orchestra_core::store::{
     Batch, Change, Check, Entry, Error, Key, Listing, Prefix, Result, Revision, Store, Txn, Watch,
-    conformance::{self, compaction, concurrency, order, reads, watch},
+    conformance::{self, compaction, concurrency, expiry, order, reads, watch},
 };
 use orchestra_store::MemoryStore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What a [`Mutant`] does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +52,10 @@ enum Fault {
     ClaimsTheFuture,
     /// Begins a watch with what was before the watcher asked for it.
     TellsThePast,
+    /// Lets a watch go on only when all others have asked for more than they were given.
+    WaitsForTheSlow,
+    /// Deletes by itself what is a day old.
+    Expires,
     /// Yields no deletions.
     ForgetsDeletions,
     /// Goes on from the floor as if nothing were missing.
@@ -54,13 +65,31 @@ enum Fault {
 /// A memory store with a fault.
 #[derive(Debug)]
 struct Mutant {
-    inner: MemoryStore,
+    inner: Arc<MemoryStore>,
     fault: Fault,
+    /// Whose watch may go on.
+    turn: Arc<Semaphore>,
 }
 
 impl Mutant {
+    fn new(fault: Fault) -> Self {
+        Self { inner: Arc::default(), fault, turn: Arc::new(Semaphore::new(1)) }
+    }
+
     fn has(&self, fault: Fault) -> bool {
         self.fault == fault
+    }
+
+    /// Deletes what `txn` wrote at `at` when a day has passed.
+    fn expire(&self, txn: Txn, at: Revision) {
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(async move {
+            tokio::time::sleep(DAY).await;
+            for op in txn.ops {
+                // Whoever was faster may have it.
+                let _: Result<Revision> = inner.commit(Txn::delete(op.key().clone(), at)).await;
+            }
+        });
     }
 
     /// Makes every check of `txn` hold.
@@ -106,7 +135,14 @@ impl Store for Mutant {
         if self.has(Fault::IgnoresChecks) {
             self.soften(&mut txn).await?;
         }
-        match self.inner.commit(txn).await {
+        let expired = txn.clone();
+        let result = self.inner.commit(txn).await;
+        if self.has(Fault::Expires)
+            && let Ok(at) = result
+        {
+            self.expire(expired, at);
+        }
+        match result {
             Err(Error::Conflict { .. }) if self.has(Fault::HidesConflicts) => self.revision().await,
             Err(Error::Conflict { key, .. }) if self.has(Fault::HidesActual) => {
                 Err(Error::Conflict { key, actual: None })
@@ -148,6 +184,16 @@ impl Store for Mutant {
                 let past = Batch { revision: after, changes: vec![Change::Delete(key)] };
                 stream::once(future::ready(Ok(past))).chain(inner).boxed()
             }
+            Fault::WaitsForTheSlow => {
+                let state = (inner, Arc::clone(&self.turn), None);
+                let in_turn = |(mut inner, turn, last): (Watch, Arc<Semaphore>, Option<OwnedSemaphorePermit>)| async move {
+                    drop(last);
+                    let item = inner.next().await?;
+                    let permit = Arc::clone(&turn).acquire_owned().await.expect("it is never closed");
+                    Some((item, (inner, turn, Some(permit))))
+                };
+                stream::unfold(state, in_turn).boxed()
+            }
             Fault::HidesCompaction => match self.inner.watch(prefix, after).await?.next().await {
                 Some(Err(Error::Compacted { floor })) => self.inner.watch(prefix, floor).await?,
                 _ => inner,
@@ -181,7 +227,7 @@ fn without_deletions(item: Result<Batch>) -> Result<Batch> {
 macro_rules! is_caught {
     ($fault:expr, $case:path) => {
         catch_unwind(AssertUnwindSafe(|| {
-            conformance::run(|| async { Mutant { inner: MemoryStore::new(), fault: $fault } }, $case);
+            conformance::run(|| async { Mutant::new($fault) }, $case);
         }))
         .is_err()
     };
@@ -220,6 +266,27 @@ fn the_suite_catches_a_store_whose_watches_repeat_skip_or_tear() {
 fn the_suite_catches_a_store_whose_watches_lose_changes() {
     assert!(is_caught!(Fault::SkipsTheStart, watch::a_watch_from_a_listing_yields_every_later_commit));
     assert!(is_caught!(Fault::ForgetsDeletions, watch::a_deletion_is_yielded));
+}
+
+#[test]
+fn the_suite_catches_a_store_where_one_watch_waits_for_another() {
+    assert!(is_caught!(Fault::WaitsForTheSlow, concurrency::a_quiet_watch_is_not_starved));
+}
+
+/// What follows the watches of such a store is no cache of it.
+#[test]
+fn the_suite_catches_a_store_whose_watches_do_not_add_up_to_its_listings() {
+    assert!(is_caught!(Fault::ForgetsDeletions, concurrency::a_cache_holds_at_each_revision_what_is_listed));
+    assert!(is_caught!(Fault::ListsAsOfBefore, concurrency::a_cache_holds_at_each_revision_what_is_listed));
+}
+
+#[test]
+fn the_suite_catches_a_store_that_lets_a_renewed_lease_expire() {
+    assert!(is_caught!(Fault::IgnoresChecks, expiry::an_expiry_of_what_was_renewed_conflicts));
+    assert!(is_caught!(Fault::IgnoresChecks, expiry::of_a_renewal_and_an_expiry_one_wins));
+    assert!(is_caught!(Fault::ForgetsDeletions, expiry::an_expiry_is_an_ordinary_deletion));
+    let expires = catch_unwind(|| expiry::check(|| async { Mutant::new(Fault::Expires) }));
+    assert!(expires.is_err());
 }
 
 /// Whatever is wrong with a store, callers who get in each other's way run into it.

@@ -1,22 +1,35 @@
-//! Laws 1 to 4 with many at work at once (SEMANTICS 2, 4, 10).
+//! Laws 1 to 4 with many at work at once (SEMANTICS 2, 4, 10, 14, 20).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
-use futures::{FutureExt as _, future::join_all};
+use futures::{
+    FutureExt as _, StreamExt as _,
+    future::{Either, join_all, select},
+};
+use tokio::task::JoinSet;
 
 use super::{
-    super::{Change, Entry, Error, Key, Revision, Txn},
+    super::{Batch, Change, Entry, Error, Key, Listing, Revision, Txn},
     history::{Log, Recorded, Workload},
-    steps::{Subject, absent, commit, create, key, list, next, put, revision, unchanged, value, watch},
+    steps::{
+        Subject, absent, commit, create, delete, key, list, next, put, replace, revision, unchanged, value, watch,
+    },
 };
 
 const TASKS: usize = 8;
 const ROUNDS: usize = 25;
 const HISTORIES: u64 = 10;
+const QUIET_ROUNDS: usize = 5;
+/// How many commits others may make before a watch has told its own: far more than are made while a thread waits for its turn.
+const BUSY_COMMITS_MAX: usize = 100_000;
 
 /// Runs `work` in [`TASKS`] tasks at once and returns what each came to.
 async fn in_tasks<T, F>(store: &Subject, work: impl Fn(Subject, usize) -> F) -> Vec<T>
@@ -112,12 +125,8 @@ pub async fn no_listing_is_torn(store: &Subject) {
     writer.await.expect("the writer ends well");
 }
 
-/// Law 4: a listing and the watch after it add up to any later listing.
-pub async fn a_watch_under_load_rebuilds_the_listing(store: &Subject) {
-    create(store, "/p/counter", "0").await;
-    create(store, "/counter", "0").await;
-    let listing = list(store, "/p").await;
-    let mut watch = watch(store, "/p", listing.revision).await;
+/// Creates, replaces and deletes a few keys under `/p` in each task, in each other's way and beside commits elsewhere.
+async fn churn(store: &Subject) {
     in_tasks(store, |store: Subject, task| async move {
         for round in 0..ROUNDS {
             let path = format!("/p/{}", round % 3 + task);
@@ -132,23 +141,124 @@ pub async fn a_watch_under_load_rebuilds_the_listing(store: &Subject) {
         }
     })
     .await;
-    create(store, "/p/fence", "1").await;
-    let end = list(store, "/p").await;
-    let mut rebuilt: BTreeMap<Key, Entry> =
-        listing.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
-    loop {
-        let batch = next(&mut watch).await;
+}
+
+/// What who follows a watch makes of what it tells.
+#[derive(Debug)]
+struct Cache(BTreeMap<Key, Entry>);
+
+impl Cache {
+    fn of(listing: Listing) -> Self {
+        Self(listing.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect())
+    }
+
+    fn apply(&mut self, batch: Batch) {
         for change in batch.changes {
             match change {
-                Change::Put(entry) => rebuilt.insert(entry.key.clone(), entry),
-                Change::Delete(key) => rebuilt.remove(&key),
+                Change::Put(entry) => self.0.insert(entry.key.clone(), entry),
+                Change::Delete(key) => self.0.remove(&key),
             };
         }
-        if batch.revision == end.revision {
+    }
+
+    fn assert_as(&self, listing: &Listing) {
+        assert!(self.0.values().eq(&listing.entries), "{self:?} is not {listing:?}");
+    }
+}
+
+/// Law 4: a listing and the watch after it add up to any later listing.
+pub async fn a_watch_under_load_rebuilds_the_listing(store: &Subject) {
+    create(store, "/p/counter", "0").await;
+    create(store, "/counter", "0").await;
+    let listing = list(store, "/p").await;
+    let mut watch = watch(store, "/p", listing.revision).await;
+    churn(store).await;
+    create(store, "/p/fence", "1").await;
+    let end = list(store, "/p").await;
+    let mut cache = Cache::of(listing);
+    loop {
+        let batch = next(&mut watch).await;
+        let revision = batch.revision;
+        cache.apply(batch);
+        if revision == end.revision {
             break;
         }
     }
-    assert!(rebuilt.into_values().eq(end.entries));
+    cache.assert_as(&end);
+}
+
+/// Rule 20: who follows a watch holds, at equal revisions, what is listed; a cache can be checked so at any time.
+pub async fn a_cache_holds_at_each_revision_what_is_listed(store: &Subject) {
+    create(store, "/counter", "0").await;
+    let mut listings = vec![list(store, "/p").await];
+    let mut watch = watch(store, "/p", listings[0].revision).await;
+    let load = {
+        let store = store.clone();
+        tokio::spawn(async move { churn(&store).await })
+    };
+    while !load.is_finished() {
+        listings.push(list(store, "/p").await);
+        tokio::task::yield_now().await;
+    }
+    load.await.expect("the load ends well");
+    let created = create(store, "/p/gone", "1").await;
+    listings.push(list(store, "/p").await);
+    delete(store, "/p/gone", created).await;
+    listings.push(list(store, "/p").await);
+    let fence = create(store, "/p/fence", "1").await;
+    listings.push(list(store, "/p").await);
+    let mut cache = Cache::of(listings[0].clone());
+    let mut due = listings.iter().peekable();
+    loop {
+        let batch = next(&mut watch).await;
+        while let Some(listing) = due.next_if(|listing| listing.revision < batch.revision) {
+            cache.assert_as(listing);
+        }
+        let revision = batch.revision;
+        cache.apply(batch);
+        if revision == fence {
+            break;
+        }
+    }
+    due.for_each(|listing| cache.assert_as(listing));
+}
+
+/// Rule 14: who waits for something rare is told of it in time, though others write without end, and one of those who watch
+/// them has stopped to read.
+pub async fn a_quiet_watch_is_not_starved(store: &Subject) {
+    let start = revision(store).await;
+    let mut quiet = watch(store, "/quiet", start).await;
+    let mut stuck = watch(store, "/busy", start).await;
+    let mut watchers = JoinSet::new();
+    for task in 0..TASKS {
+        let mut busy = watch(store, &format!("/busy/{task}"), start).await;
+        // One that falls behind a short history has done its part.
+        watchers.spawn(async move { while let Some(Ok(_)) = busy.next().await {} });
+    }
+    let (mut writers, left) = (JoinSet::new(), Arc::new(AtomicUsize::new(BUSY_COMMITS_MAX)));
+    for task in 0..TASKS {
+        writers.spawn(write_on(store.clone(), format!("/busy/{task}/a"), Arc::clone(&left)));
+    }
+    next(&mut stuck).await;
+    for round in 0..QUIET_ROUNDS {
+        left.store(BUSY_COMMITS_MAX, Ordering::Relaxed);
+        let created = create(store, &format!("/quiet/{round}"), "1").await;
+        match select(pin!(next(&mut quiet)), pin!(writers.join_next())).await {
+            Either::Left((batch, _)) => assert_eq!(batch.revision, created),
+            Either::Right((ended, _)) => panic!("{created} is not told, and others have come to their end: {ended:?}"),
+        }
+    }
+    writers.shutdown().await;
+    watchers.shutdown().await;
+}
+
+/// Writes to `path` again and again, until there are no commits `left`.
+async fn write_on(store: Subject, path: String, left: Arc<AtomicUsize>) {
+    let mut seen = create(&store, &path, "1").await;
+    while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+        seen = replace(&store, &path, seen, "1").await;
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Rule 4.

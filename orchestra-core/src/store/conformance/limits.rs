@@ -1,10 +1,10 @@
-//! What no store applies (SEMANTICS 6, 19).
+//! What no store applies (SEMANTICS 6, 18, 19).
 
 use bytes::Bytes;
 
 use super::{
     super::{Check, Error, Op, TXN_OPS_MAX, Txn, VALUE_BYTES_MAX},
-    steps::{Subject, absent, commit, create, key, put, revision},
+    steps::{Subject, absent, commit, create, delete, key, list, next, paths, put, revision, watch},
 };
 
 async fn assert_refused(store: &Subject, txn: Txn) {
@@ -53,4 +53,25 @@ pub async fn what_is_refused_changes_nothing(store: &Subject) {
     assert_refused(store, Txn { checks: vec![absent("/a"), absent("/b"), absent("/c")], ops }).await;
     assert_eq!(revision(store).await, before);
     assert_eq!(commit(store, vec![absent("/b")], vec![put("/b", "1")]).await.0, before.0 + 1);
+}
+
+/// Rule 18, as far as one can tell without the store's own disk: what is refused for its size leaves no trace on reads, watches,
+/// deletions and compaction, and what fits is written again at once.
+pub async fn all_else_goes_on_after_a_refusal(store: &Subject) {
+    let mut seen = create(store, "/a", "1").await;
+    create(store, "/b", "1").await;
+    for round in 0..5 {
+        let mut watch = watch(store, "/", seen).await;
+        assert_refused(store, Txn::create(key("/large"), Bytes::from(vec![b'x'; VALUE_BYTES_MAX + 1]))).await;
+        assert_eq!(paths(&list(store, "/").await), ["/a", "/b"]);
+        let deleted = delete(store, "/a", seen).await;
+        store.compact(seen).await.expect("the store compacts");
+        if round == 0 {
+            // The other key's creation came first.
+            next(&mut watch).await;
+        }
+        assert_eq!(next(&mut watch).await.revision, deleted);
+        seen = create(store, "/a", "1").await;
+        assert_eq!(next(&mut watch).await.revision, seen);
+    }
 }

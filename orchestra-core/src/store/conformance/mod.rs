@@ -7,11 +7,13 @@
 
 pub mod compaction;
 pub mod concurrency;
+pub mod expiry;
 pub mod history;
 pub mod limits;
 pub mod model;
 pub mod order;
 pub mod reads;
+pub mod reopening;
 pub mod watch;
 
 mod steps;
@@ -20,6 +22,7 @@ use std::{any::Any, future::Future, sync::Arc, time::Duration};
 
 use futures::future::LocalBoxFuture;
 
+use self::reopening::Reopenable;
 use super::Store;
 
 /// How long one case may take before it counts as hung.
@@ -72,6 +75,32 @@ where
     run_boxed(Box::pin(open), Box::new(case));
 }
 
+/// The same for a case that closes the store and opens it again by `reopen`, which is given the guard when the store is gone.
+///
+/// # Panics
+///
+/// As [`run`].
+pub fn run_reopened<S, G, F, R>(
+    open: impl FnOnce() -> F,
+    reopen: impl Fn(G) -> R,
+    case: impl AsyncFnOnce(&mut Reopenable<'_>),
+) where
+    S: Store,
+    G: 'static,
+    F: Future<Output = (S, G)>,
+    R: Future<Output = (S, G)>,
+{
+    let open = async { open().await.into() };
+    let case = |subject: Subject| -> LocalBoxFuture<'_, Subject> {
+        Box::pin(async move {
+            let mut opened = Reopenable::new(subject, reopen);
+            case(&mut opened).await;
+            opened.into_subject()
+        })
+    };
+    run_boxed(Box::pin(open), Box::new(case));
+}
+
 /// The part of [`run`] that needs no copy for each case: they are many.
 fn run_boxed<'a>(
     open: LocalBoxFuture<'a, Subject>,
@@ -96,8 +125,13 @@ fn run_boxed<'a>(
 /// The expression is a closure that returns a future of a store, or of a pair of a store and a guard that is dropped
 /// after it. Each test opens its own.
 ///
-/// A wrapper that adds something to each value says how large the largest is with `, value_bytes_max: N` after the
-/// expression; for all others it is [`VALUE_BYTES_MAX`](crate::store::VALUE_BYTES_MAX).
+/// What more the suite should know of a store follows, in this order:
+///
+/// - `value_bytes_max: N`, of a wrapper that adds something to each value: how large the largest is. For all others it is
+///   [`VALUE_BYTES_MAX`](crate::store::VALUE_BYTES_MAX).
+/// - `reopen: F`, of a store that keeps its data when it is dropped: a closure that takes the guard, in which the data is, and
+///   returns a future of such a pair again. It may kill what is still there of the store. Without it there are no tests of
+///   what is left then.
 ///
 /// # Examples
 ///
@@ -105,13 +139,22 @@ fn run_boxed<'a>(
 /// mod conformance {
 ///     orchestra_core::store_conformance!(|| async { MyStore::new() });
 /// }
+///
+/// mod conformance_on_disk {
+///     orchestra_core::store_conformance!(
+///         || async {
+///             let directory = tempfile::tempdir().expect("a temporary directory");
+///             (MyDiskStore::open(directory.path()), directory)
+///         },
+///         reopen: |directory: tempfile::TempDir| async { (MyDiskStore::open(directory.path()), directory) }
+///     );
+/// }
 /// ```
 #[macro_export]
 macro_rules! store_conformance {
-    ($open:expr) => {
-        $crate::store_conformance!($open, value_bytes_max: $crate::store::VALUE_BYTES_MAX);
-    };
-    ($open:expr, value_bytes_max: $value_bytes_max:expr) => {
+    (@value_bytes_max) => { $crate::store::VALUE_BYTES_MAX };
+    (@value_bytes_max $value_bytes_max:expr) => { $value_bytes_max };
+    ($open:expr $(, value_bytes_max: $value_bytes_max:expr)? $(, reopen: $reopen:expr)? $(,)?) => {
         $crate::store_conformance!(@cases $open, order: [
             an_empty_store_has_a_revision,
             each_commit_takes_the_next_revision,
@@ -147,12 +190,13 @@ macro_rules! store_conformance {
             a_key_of_any_script_comes_back,
         ]);
         $crate::store_conformance!(@cases $open, limits: [
-            the_largest_value_is_stored($value_bytes_max),
-            too_large_a_value_is_refused($value_bytes_max),
+            the_largest_value_is_stored($crate::store_conformance!(@value_bytes_max $($value_bytes_max)?)),
+            too_large_a_value_is_refused($crate::store_conformance!(@value_bytes_max $($value_bytes_max)?)),
             too_many_operations_are_refused,
             a_key_written_twice_is_refused,
             a_write_without_a_check_is_refused,
             what_is_refused_changes_nothing,
+            all_else_goes_on_after_a_refusal,
         ]);
         $crate::store_conformance!(@cases $open, watch: [
             a_watch_from_a_listing_yields_every_later_commit,
@@ -190,9 +234,32 @@ macro_rules! store_conformance {
             concurrent_commits_take_distinct_revisions,
             no_listing_is_torn,
             a_watch_under_load_rebuilds_the_listing,
+            a_cache_holds_at_each_revision_what_is_listed,
+            a_quiet_watch_is_not_starved,
             a_dropped_commit_happens_whole_or_not_at_all,
             generated_histories_are_as_the_laws_allow,
         ]);
+        $crate::store_conformance!(@cases $open, expiry: [
+            an_expiry_is_an_ordinary_deletion,
+            an_expiry_of_what_was_renewed_conflicts,
+            of_a_renewal_and_an_expiry_one_wins,
+        ]);
+        $($crate::store_conformance!(@reopened $open, $reopen, [
+            a_reopened_store_is_the_one_that_was_closed,
+            the_revision_of_a_reopened_store_is_that_of_its_last_commit,
+            a_revision_is_not_used_again_after_reopening,
+            a_revision_is_not_used_again_after_compaction_and_reopening,
+            a_revision_seen_before_reopening_is_good_after_it,
+            a_watch_resumes_over_reopening,
+            compaction_and_reopening_leave_no_gap_in_a_watch,
+            a_watch_on_a_future_revision_waits_over_reopening,
+            an_unanswered_commit_has_happened_whole_or_not_at_all,
+            generated_histories_go_on_over_reopening,
+        ]);)?
+        #[test]
+        fn time_alone_changes_nothing() {
+            $crate::store::conformance::expiry::check($open);
+        }
         #[test]
         fn random_transactions_match_a_plain_model() {
             $crate::store::conformance::model::check($open);
@@ -201,9 +268,34 @@ macro_rules! store_conformance {
         /// Runs every case in turn, for programs that are no tests, and returns how many there are.
         #[allow(dead_code, reason = "used by programs only")]
         pub(crate) fn all() -> usize {
-            let cases = [order::all(), reads::all(), limits::all(), watch::all(), compaction::all(), concurrency::all()];
+            let mut cases = vec![order::all(), reads::all(), limits::all(), watch::all(), compaction::all()];
+            cases.extend([concurrency::all(), expiry::all()]);
+            $(cases.push($crate::store_conformance!(@all_reopened $reopen));)?
+            $crate::store::conformance::expiry::check($open);
             $crate::store::conformance::model::check($open);
-            cases.into_iter().sum::<usize>() + 1
+            cases.into_iter().sum::<usize>() + 2
+        }
+    };
+    (@all_reopened $reopen:expr) => { reopening::all() };
+    (@reopened $open:expr, $reopen:expr, [$($case:ident),* $(,)?]) => {
+        mod reopening {
+            #[allow(unused_imports, clippy::wildcard_imports, reason = "the expressions may name anything around them")]
+            use super::*;
+            $(
+                #[test]
+                fn $case() {
+                    $crate::store::conformance::run_reopened($open, $reopen, $crate::store::conformance::reopening::$case);
+                }
+            )*
+
+            #[allow(dead_code, reason = "used by programs only")]
+            pub(super) fn all() -> usize {
+                let cases: &[fn()] = &[
+                    $(|| $crate::store::conformance::run_reopened($open, $reopen, $crate::store::conformance::reopening::$case)),*
+                ];
+                cases.iter().for_each(|case| case());
+                cases.len()
+            }
         }
     };
     (@cases $open:expr, $module:ident: [$($case:ident $(($argument:expr))?),* $(,)?]) => {

@@ -1,4 +1,4 @@
-//! All laws at once, on random sequences, beside a model too plain to be wrong.
+//! All laws at once, on random sequences, beside a model too plain to be wrong (SEMANTICS 20).
 
 use std::{cell::Cell, collections::BTreeMap, future::Future, sync::Arc};
 
@@ -22,7 +22,7 @@ const SEQUENCES: u32 = 48;
 /// How many steps a sequence has at most.
 const STEPS_MAX: usize = 16;
 
-/// Tries random sequences of commits, reads, watches and compactions on one store that `open` makes, and compares every
+/// Rule 20: tries random sequences of commits, reads, watches and compactions on one store that `open` makes, and compares every
 /// answer, the listing and all that the watches tell with the model's.
 ///
 /// # Panics

@@ -18,14 +18,22 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-mod conformance {
-    use super::{Etcd, EtcdStore};
+/// A store on an etcd of its own.
+pub(crate) async fn open() -> (EtcdStore, Etcd) {
+    let etcd = Etcd::start().await;
+    (EtcdStore::connect(etcd.options()).await.expect("etcd answers"), etcd)
+}
 
-    orchestra_core::store_conformance!(|| async {
-        let etcd = Etcd::start().await;
-        let store = EtcdStore::connect(etcd.options()).await.expect("etcd answers");
-        (store, etcd)
-    });
+/// The same when etcd was killed, as by `kill -9`, and has come back.
+async fn reopen(mut etcd: Etcd) -> (EtcdStore, Etcd) {
+    etcd.restart().await.expect("it comes back");
+    (EtcdStore::connect(etcd.options()).await.expect("etcd answers"), etcd)
+}
+
+mod conformance {
+    use super::{open, reopen};
+
+    orchestra_core::store_conformance!(open, reopen: reopen);
 }
 
 /// How long a call may take here: long enough for a busy machine, short enough to wait for in a test.
