@@ -1,4 +1,7 @@
-//! The wrappers: under quiet settings each is a store like any other; what each adds is shown case by case.
+//! The wrappers: each is a store like any other; what each adds is shown case by case.
+
+mod laws;
+mod patient;
 
 use std::{sync::Arc, time::Duration};
 
@@ -6,10 +9,7 @@ use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 use orchestra_core::{
     rng::Entropy,
-    store::{
-        Change, Check, Entry, Error, Key, Op, Prefix, Revision, Store, Txn, VALUE_BYTES_MAX,
-        conformance::history::{Log, Recorded},
-    },
+    store::{Change, Check, Entry, Error, Key, Op, Prefix, Revision, Store, Txn, VALUE_BYTES_MAX},
 };
 use orchestra_store::{
     Counted, Encrypted, Faulty, MemoryStore, Prefixed, Slow,
@@ -17,101 +17,6 @@ use orchestra_store::{
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::time::Instant;
-
-/// The laws of each wrapper on a store that an expression opens, with what it has to outlive.
-macro_rules! wrapped_conformance {
-    ($open:expr) => {
-        use super::*;
-
-        mod prefixed {
-            use super::*;
-            orchestra_core::store_conformance!(|| async {
-                let (store, guard) = $open.await;
-                (Prefixed::new(store, prefix(&["a", "b"])), guard)
-            });
-        }
-
-        mod slow {
-            use super::*;
-            orchestra_core::store_conformance!(|| async {
-                let (store, guard) = $open.await;
-                (Slow::new(store, Delays::default(), Entropy::seeded(1)), guard)
-            });
-        }
-
-        mod counted {
-            use super::*;
-            orchestra_core::store_conformance!(|| async {
-                let (store, guard) = $open.await;
-                (Counted::new(store, Metrics::default()), guard)
-            });
-        }
-
-        mod encrypted {
-            use super::*;
-            orchestra_core::store_conformance!(
-                || async {
-                    let (store, guard) = $open.await;
-                    (encrypted(store), guard)
-                },
-                value_bytes_max: encrypted(MemoryStore::new()).value_bytes_max()
-            );
-        }
-
-        mod recorded {
-            use super::*;
-            orchestra_core::store_conformance!(|| async {
-                let (store, guard) = $open.await;
-                let log = Log::start(&store).await.expect("a listing");
-                (Recorded::new(store, log), guard)
-            });
-        }
-
-        mod faulty {
-            use super::*;
-            orchestra_core::store_conformance!(|| async {
-                let (store, guard) = $open.await;
-                (Faulty::new(store, Faults::default(), Entropy::seeded(1)), guard)
-            });
-        }
-    };
-}
-
-mod on_memory {
-    wrapped_conformance!(async { (MemoryStore::new(), ()) });
-
-    /// As the composition that a user may make.
-    mod all_at_once {
-        use super::*;
-        orchestra_core::store_conformance!(
-            || async {
-                let store = Prefixed::new(encrypted(MemoryStore::new()), prefix(&["a"]));
-                let store = Counted::new(Slow::new(store, Delays::default(), Entropy::seeded(1)), Metrics::default());
-                Faulty::new(store, Faults::default(), Entropy::seeded(1))
-            },
-            value_bytes_max: encrypted(MemoryStore::new()).value_bytes_max()
-        );
-    }
-}
-
-mod on_durable {
-    use orchestra_store::DurableStore;
-
-    wrapped_conformance!(async {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        (DurableStore::open(directory.path()).expect("a store opens"), directory)
-    });
-}
-
-#[cfg(feature = "etcd")]
-mod on_etcd {
-    use orchestra_store::{EtcdStore, etcd::testing::Etcd};
-
-    wrapped_conformance!(async {
-        let etcd = Etcd::start().await;
-        (EtcdStore::connect(etcd.options()).await.expect("etcd answers"), etcd)
-    });
-}
 
 fn key(path: &str) -> Key {
     Key::parse(path).expect("a valid key")
