@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 use futures::future::try_join;
 use orchestra_core::store::{Key, Prefix, Revision, Store, Txn};
-use orchestra_store::{DurableStore, durable};
+use orchestra_store::{DurableOptions, DurableStore, durable};
 
 #[derive(Parser)]
 struct Args {
@@ -54,7 +54,10 @@ enum Command {
 async fn main() -> anyhow::Result<()> {
     match Args::parse().command {
         None => demonstrate(tempfile::tempdir()?.path()).await,
-        Some(Command::Save { data, out }) => save(&DurableStore::open(data)?, &out).await.map(drop),
+        Some(Command::Save { data, out }) => {
+            let options = DurableOptions { create: false, ..DurableOptions::default() };
+            save(&DurableStore::open_with(data, options)?, &out).await.map(drop)
+        }
         Some(Command::Verify { path }) => verify(&path).map(drop),
         Some(Command::Restore { from, data }) => restore(&from, &data).map(drop),
     }
@@ -68,8 +71,11 @@ async fn save(store: &DurableStore, out: &Path) -> anyhow::Result<Revision> {
 
 fn verify(path: &Path) -> anyhow::Result<durable::Report> {
     let report = durable::verify(path)?;
-    let durable::Report { revision, keys, records, bytes, .. } = report;
+    let durable::Report { revision, keys, records, bytes, torn_bytes } = report;
     println!("verified {}: {keys} keys at {revision}, {records} records, {bytes} bytes", path.display());
+    if torn_bytes > 0 {
+        println!("the last {torn_bytes} bytes are of a write that a crash cut off");
+    }
     Ok(report)
 }
 

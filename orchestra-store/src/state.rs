@@ -80,6 +80,28 @@ pub(crate) fn stage(txn: Txn, next: Revision, stamp_of: impl Fn(&Key) -> Option<
     Ok((!changes.is_empty()).then_some(Commit { revision: next, changes }))
 }
 
+/// How much some entries are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) entries: u64,
+    pub(crate) key_bytes: u64,
+    pub(crate) value_bytes: u64,
+}
+
+impl Size {
+    fn add(&mut self, entry: &Entry) {
+        self.entries += 1;
+        self.key_bytes += entry.key.as_str().len() as u64;
+        self.value_bytes += entry.value.len() as u64;
+    }
+
+    fn take(&mut self, entry: &Entry) {
+        self.entries -= 1;
+        self.key_bytes -= entry.key.as_str().len() as u64;
+        self.value_bytes -= entry.value.len() as u64;
+    }
+}
+
 /// The live entries and the recent history.
 ///
 /// Invariant: `history` holds exactly the commits of `floor + 1 ..= revision`, one for each revision.
@@ -88,7 +110,7 @@ pub(crate) struct State {
     revision: Revision,
     floor: Revision,
     live: BTreeMap<Key, Entry>,
-    live_bytes: usize,
+    size: Size,
     history: VecDeque<Commit>,
     history_bytes: usize,
     limits: HistoryLimits,
@@ -102,9 +124,10 @@ impl State {
 
     /// The state as of `revision`, whose history is gone.
     pub(crate) fn restore(revision: Revision, live: BTreeMap<Key, Entry>, limits: HistoryLimits) -> Self {
-        let live_bytes = live.values().map(entry_bytes).sum();
+        let mut size = Size::default();
+        live.values().for_each(|entry| size.add(entry));
         let history = VecDeque::new();
-        Self { revision, floor: revision, live, live_bytes, history, history_bytes: 0, limits }
+        Self { revision, floor: revision, live, size, history, history_bytes: 0, limits }
     }
 
     pub(crate) fn revision(&self) -> Revision {
@@ -117,8 +140,9 @@ impl State {
     }
 
     /// The bytes of the live keys and values.
-    pub(crate) fn live_bytes(&self) -> usize {
-        self.live_bytes
+    /// How much there is alive.
+    pub(crate) fn size(&self) -> Size {
+        self.size
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<&Entry> {
@@ -159,12 +183,12 @@ impl State {
         for change in &commit.changes {
             let old = match change {
                 Change::Put(entry) => {
-                    self.live_bytes += entry_bytes(entry);
+                    self.size.add(entry);
                     self.live.insert(entry.key.clone(), entry.clone())
                 }
                 Change::Delete(key) => self.live.remove(key),
             };
-            self.live_bytes -= old.as_ref().map_or(0, entry_bytes);
+            old.iter().for_each(|old| self.size.take(old));
         }
         self.history_bytes += commit.bytes();
         self.history.push_back(commit);
@@ -261,7 +285,7 @@ mod tests {
                 prop_assert!(kept.iter().map(|commit| commit.revision.0).eq(expected));
             }
             let bytes: usize = state.under(&Prefix::all()).map(super::entry_bytes).sum();
-            prop_assert_eq!(state.live_bytes(), bytes);
+            prop_assert_eq!(state.size().key_bytes + state.size().value_bytes, bytes as u64);
             let before = state.floor();
             state.compact(Revision(floor));
             let oldest_kept = floor.min(state.revision().0).saturating_sub(1);

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, io};
 use orchestra_core::store::{Entry, Key, Listing};
 
 use super::{
-    codec::{FORMAT, FileKind, Record, encode, encode_entries},
+    codec::{FORMAT, FileKind, Frames, Record},
     disk::Disk,
     error::DurableError,
     files::create_whole,
@@ -25,18 +25,18 @@ pub(super) fn write(
     stop: impl Fn() -> bool,
 ) -> io::Result<()> {
     create_whole(disk, name, |media| {
-        let mut buffer = Vec::new();
-        encode(&Record::Header { format: FORMAT, kind: FileKind::Checkpoint, revision: *revision }, &mut buffer);
+        let mut frames = Frames::default();
+        frames.push(&Record::Header { format: FORMAT, kind: FileKind::Checkpoint, revision: *revision });
         for chunk in chunks(entries) {
             if stop() {
                 return Err(io::Error::new(io::ErrorKind::Interrupted, "nobody waits for it any more"));
             }
-            encode_entries(chunk, &mut buffer);
-            media.write_all(&buffer)?;
-            buffer.clear();
+            frames.push_entries(chunk);
+            media.write_all(frames.guarded())?;
+            frames.begin(frames.end());
         }
-        encode(&Record::End { entries: entries.len() as u64 }, &mut buffer);
-        media.write_all(&buffer)
+        frames.push(&Record::End { count: entries.len() as u64 });
+        media.write_all(frames.guarded())
     })
 }
 
@@ -63,7 +63,7 @@ pub(super) fn read(reader: &mut Reader) -> Result<BTreeMap<Key, Entry>, DurableE
             Next::Record(Record::Entries(entries)) => {
                 live.extend(entries.into_iter().map(|entry| (entry.key.clone(), entry)));
             }
-            Next::Record(Record::End { entries }) if entries == live.len() as u64 && reader.bytes_left() == 0 => {
+            Next::Record(Record::End { count }) if count == live.len() as u64 && reader.bytes_left() == 0 => {
                 return Ok(live);
             }
             Next::Record(_) => return Err(reader.corrupt("a checkpoint does not add up")),

@@ -5,7 +5,7 @@
 //! it syncs, the next group gathers. When none waits it ends, so an idle store costs nothing.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     io,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -13,22 +13,20 @@ use std::{
     },
 };
 
-use orchestra_core::store::{Change, Error, Key, Listing, Op, Prefix, Result, Revision, Txn};
+use orchestra_core::store::{Error, Listing, Op, Prefix, Result, Revision, Txn};
 use tokio::{sync::oneshot, task::spawn_blocking};
 
 use super::{
     checkpoint,
-    codec::FileKind,
+    codec::{DELETION_BYTES, ENTRY_BYTES, FileKind},
     disk::Disk,
     error::WriteError,
     files::{create_log, file_name, remove_before},
+    group::{Staged, stage_group},
     log::{End, Log},
     reserve::Reserve,
 };
-use crate::{
-    state::{Commit, Stamp, State, entry_bytes, stage},
-    view::View,
-};
+use crate::{state::Size, view::View};
 
 /// The most commits that may wait for the disk; more are refused as unavailable.
 const WAITING_COMMITS_MAX: usize = 65_536;
@@ -52,7 +50,9 @@ pub(super) struct Committer {
     checkpointing: AtomicBool,
     /// How many bytes of older logs wait for a checkpoint.
     older_bytes: AtomicU64,
-    /// How many bytes of entries the last checkpoint had, if it failed.
+    /// How many of them were there when the store was opened, until a checkpoint is tried.
+    inherited_bytes: AtomicU64,
+    /// How many bytes the last checkpoint needed, if it failed.
     failed_bytes: AtomicU64,
     closing: AtomicBool,
     jobs: Jobs,
@@ -82,10 +82,17 @@ impl Committer {
             queue: Mutex::default(),
             checkpointing: AtomicBool::new(false),
             older_bytes: AtomicU64::new(0),
+            inherited_bytes: AtomicU64::new(0),
             failed_bytes: AtomicU64::new(u64::MAX),
             closing: AtomicBool::new(false),
             jobs: Jobs::default(),
         }
+    }
+
+    /// The same, with so many bytes of logs before the one it was given.
+    pub(super) fn after(self, older_bytes: u64) -> Self {
+        let older = || AtomicU64::new(older_bytes);
+        Self { older_bytes: older(), inherited_bytes: older(), ..self }
     }
 
     /// Queues a transaction at once, and resolves when it is durable and visible, or refused.
@@ -110,14 +117,15 @@ impl Committer {
         }
     }
 
-    /// Gives up what can wait, and returns when no job is at work on the files any more and the log is sealed.
+    /// Gives up what can wait, and returns when no job is at work on the files any more and the store is sealed.
     ///
-    /// It blocks, for about as long as two syncs take.
+    /// It blocks, for about as long as a few syncs take.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::Relaxed);
         self.jobs.wait();
-        if let Err(error) = lock(&self.log).seal() {
-            tracing::debug!(%error, "a log stays unsealed");
+        let Some(seal) = lock(&self.log).seal() else { return };
+        if let Err(error) = seal.write(&*self.disk) {
+            tracing::debug!(%error, "a store stays unsealed");
         }
     }
 
@@ -128,9 +136,9 @@ impl Committer {
         let mut reserve = lock(&self.reserve);
         let deletions: Vec<Option<Txn>> = txns.iter().map(|txn| only_deletes(txn).then(|| txn.clone())).collect();
         let writes_values = deletions.iter().any(Option::is_none);
-        let may_write = if writes_values { reserve.hold() } else { Ok(()) };
+        let may_write = if writes_values { self.make_room(&mut reserve, &txns) } else { Ok(()) };
         let refused = match may_write {
-            Ok(()) => match self.write_group(txns) {
+            Ok(()) => match self.write_group(&mut reserve, txns) {
                 Ok(results) => {
                     reserve.short &= !writes_values;
                     return results;
@@ -146,7 +154,7 @@ impl Committer {
         }
         reserve.give_up();
         let is_deletion: Vec<bool> = deletions.iter().map(Option::is_some).collect();
-        let deleted = self.write_group(deletions.into_iter().flatten());
+        let deleted = self.write_group(&mut reserve, deletions.into_iter().flatten());
         let mut deleted = deleted.map(Vec::into_iter);
         let result_of = |is_deletion| match &mut deleted {
             Ok(results) if is_deletion => results.next().expect("there is a result for each"),
@@ -156,16 +164,31 @@ impl Committer {
         is_deletion.into_iter().map(result_of).collect()
     }
 
+    /// Holds back what it takes to delete all there will be; on a full disk a checkpoint comes first, which frees space.
+    fn make_room(&self, reserve: &mut Reserve, txns: &[Txn]) -> io::Result<()> {
+        if reserve.short && self.checkpointing.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let put = |op: &Op| matches!(op, Op::Put(..)).then(|| op.key().as_str().len() as u64);
+        let keys = txns.iter().flat_map(|txn| &txn.ops).filter_map(put);
+        let more: u64 = keys.map(|len| len + DELETION_BYTES).sum();
+        reserve.hold(deletion_bytes(self.view.state().size()) + more)
+    }
+
     /// Decides, writes and applies one group; returns a result for each, or the error for all.
     ///
     /// The conflicts fail with the rest: they were decided beside commits that did not happen.
     fn write_group(
         &self,
+        reserve: &mut Reserve,
         txns: impl IntoIterator<Item = Txn>,
     ) -> std::result::Result<Vec<Result<Revision>>, Arc<WriteError>> {
         let Staged { commits, results } = stage_group(&self.view.state(), txns);
         if !commits.is_empty() {
-            lock(&self.log).append(&commits)?;
+            let mut log = lock(&self.log);
+            let before = log.file_len();
+            log.append(&commits)?;
+            reserve.used(log.file_len() - before);
             self.view.commit(|_| Ok(commits)).expect("the commits are decided");
         }
         Ok(results)
@@ -173,17 +196,20 @@ impl Committer {
 
     /// Whether a checkpoint should replace a log of so many bytes.
     ///
-    /// On a full disk it should if that brings more space than is held back, and needs less, which it may take; after a
-    /// failure, once there is half as much to write.
+    /// On a full disk it should if that brings more space than it needs, and leaves what deletions need; after a failure,
+    /// once it needs half as much.
     fn is_checkpoint_due(&self, log_bytes: u64) -> bool {
-        let live_bytes = self.view.state().live_bytes() as u64;
+        let size = self.view.state().size();
         let mut reserve = lock(&self.reserve);
+        let needed = checkpoint_bytes(size);
         if !reserve.short {
-            return log_bytes >= self.log_bytes_min.max(live_bytes);
+            let inherited_bytes = self.inherited_bytes.load(Ordering::Relaxed);
+            return log_bytes + inherited_bytes >= self.log_bytes_min.max(needed);
         }
         let replaceable = log_bytes + self.older_bytes.load(Ordering::Relaxed);
-        let affordable = self.failed_bytes.load(Ordering::Relaxed).min(reserve.bytes()) / 2;
-        let is_due = replaceable > reserve.bytes() && live_bytes < affordable;
+        let spare = reserve.bytes().saturating_sub(deletion_bytes(size));
+        let is_due = replaceable > needed.max(reserve.min())
+            && needed < spare.min(self.failed_bytes.load(Ordering::Relaxed) / 2);
         if is_due {
             reserve.give_up();
         }
@@ -194,7 +220,7 @@ impl Committer {
     fn checkpoint_if_due(self: &Arc<Self>) {
         let mut log = lock(&self.log);
         if log.end() == End::Empty
-            || !self.is_checkpoint_due(log.len())
+            || !self.is_checkpoint_due(log.file_len())
             || self.checkpointing.swap(true, Ordering::Relaxed)
         {
             return;
@@ -213,9 +239,10 @@ impl Committer {
     /// Replaces `log` by a new one after `revision`, of which the old tells from then on.
     fn begin_log(&self, log: &mut Log, revision: Revision) -> std::result::Result<(), Arc<WriteError>> {
         let refused = |source| Arc::new(WriteError::refused(self.disk.path(), source));
-        let next = create_log(&self.disk, revision).map_err(refused)?;
+        let next = create_log(&self.disk, revision, &[]).map_err(refused)?;
         log.continue_in(revision)?;
-        self.older_bytes.fetch_add(log.len(), Ordering::Relaxed);
+        self.older_bytes.fetch_add(log.file_len(), Ordering::Relaxed);
+        self.inherited_bytes.store(0, Ordering::Relaxed);
         *log = next;
         Ok(())
     }
@@ -231,11 +258,14 @@ impl Committer {
                 if let Err(error) = remove_before(disk, revision) {
                     tracing::warn!(%error, "can't remove files that a checkpoint replaced");
                 }
+                let needed = deletion_bytes(self.view.state().size());
+                if let Err(error) = lock(&self.reserve).trim(needed) {
+                    tracing::warn!(%error, "can't give back space that deletions don't need");
+                }
             }
             Err(_) if stop() => {}
             Err(error) => {
-                let bytes: usize = listing.entries.iter().map(entry_bytes).sum();
-                self.failed_bytes.store(bytes as u64, Ordering::Relaxed);
+                self.failed_bytes.store(checkpoint_bytes(self.view.state().size()), Ordering::Relaxed);
                 tracing::warn!(%error, %revision, "can't write a checkpoint; the log stays longer");
             }
         }
@@ -296,43 +326,19 @@ impl Drop for Leader {
     }
 }
 
-/// What a group of transactions comes to, before it is written.
-struct Staged {
-    commits: Vec<Commit>,
-    /// One for each transaction, in order.
-    results: Vec<Result<Revision>>,
-}
-
-/// Decides `txns` one after the other, as if each were applied before the next.
-fn stage_group(state: &State, txns: impl IntoIterator<Item = Txn>) -> Staged {
-    let mut changed: BTreeMap<Key, Option<Stamp>> = BTreeMap::new();
-    let mut revision = state.revision();
-    let mut commits = Vec::new();
-    let mut stage_one = |txn| {
-        let stamp_of = |key: &Key| changed.get(key).copied().unwrap_or_else(|| state.stamp(key));
-        if let Some(commit) = stage(txn, Revision(revision.0 + 1), stamp_of)? {
-            revision = commit.revision;
-            for change in &commit.changes {
-                changed.insert(change.key().clone(), stamp_after(change));
-            }
-            commits.push(commit);
-        }
-        Ok(revision)
-    };
-    let results = txns.into_iter().map(&mut stage_one).collect();
-    Staged { commits, results }
-}
-
-fn stamp_after(change: &Change) -> Option<Stamp> {
-    match change {
-        Change::Put(entry) => Some(Stamp { created: entry.created, modified: entry.modified }),
-        Change::Delete(_) => None,
-    }
-}
-
 /// Whether `txn` writes no value, so that it makes the store no larger but for a record.
 fn only_deletes(txn: &Txn) -> bool {
     !txn.ops.is_empty() && txn.ops.iter().all(|op| matches!(op, Op::Delete(_)))
+}
+
+/// About how many bytes of log it takes to delete so many entries, each by itself.
+pub(super) fn deletion_bytes(size: Size) -> u64 {
+    size.key_bytes + size.entries * DELETION_BYTES
+}
+
+/// About how many bytes a checkpoint of so many entries takes.
+fn checkpoint_bytes(size: Size) -> u64 {
+    size.key_bytes + size.value_bytes + size.entries * ENTRY_BYTES
 }
 
 fn unavailable(error: &Arc<WriteError>) -> Error {
@@ -397,20 +403,19 @@ mod tests {
     use bytes::Bytes;
     use futures::future::join_all;
     use orchestra_core::store::{Error, Key, Revision, Txn};
-    use proptest::prelude::*;
 
-    use super::{Committer, stage_group};
+    use super::Committer;
     use crate::{
         durable::{disk::Disk, files::create_log, reserve::Reserve, simulated::SimulatedDisk},
-        state::{FIRST, HistoryLimits, State, stage},
+        state::{FIRST, HistoryLimits, State},
         view::View,
     };
 
     fn committer() -> (Arc<Committer>, Arc<View>) {
         let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::default());
         let view = Arc::new(View::new(State::new(HistoryLimits::default())));
-        let log = create_log(&disk, FIRST).expect("a log");
-        let reserve = Reserve::open(Arc::clone(&disk), 0).expect("no reserve");
+        let log = create_log(&disk, FIRST, &[]).expect("a log");
+        let reserve = Reserve::open(Arc::clone(&disk), 0, 0).expect("no reserve");
         (Arc::new(Committer::new(Arc::clone(&view), disk, log, reserve, u64::MAX)), view)
     }
 
@@ -443,37 +448,5 @@ mod tests {
         assert!(matches!(outcome, Ok(_) | Err(Error::Unavailable(_))));
         assert!(runtime().block_on(async { committer.commit(create("b")).await }).is_ok());
         committer.close();
-    }
-
-    proptest! {
-        /// Law 2: sharing a sync shows in no answer.
-        #[test]
-        fn a_group_comes_to_the_same_as_one_by_one(
-            steps in prop::collection::vec((0_usize..3, any::<bool>(), 0_u64..8), 0..12),
-        ) {
-            let txns: Vec<Txn> = steps.iter().map(|(index, delete, seen)| {
-                let key = Key::new([["a", "b", "c"][*index]]).expect("a valid name");
-                match (delete, seen) {
-                    (true, seen) => Txn::delete(key, Revision(*seen)),
-                    (false, 0..=1) => Txn::create(key, Bytes::new()),
-                    (false, seen) => Txn::replace(key, Revision(*seen), Bytes::new()),
-                }
-            }).collect();
-            let mut state = State::new(HistoryLimits::default());
-            let group = stage_group(&state, txns.clone());
-            let mut commits = Vec::new();
-            for (txn, result) in txns.into_iter().zip(group.results) {
-                let next = Revision(state.revision().0 + 1);
-                let alone = stage(txn, next, |key| state.stamp(key)).map(|commit| {
-                    if let Some(commit) = commit {
-                        commits.push(commit.clone());
-                        state.apply(commit);
-                    }
-                    state.revision()
-                });
-                prop_assert_eq!(format!("{alone:?}"), format!("{result:?}"));
-            }
-            prop_assert_eq!(commits, group.commits);
-        }
     }
 }

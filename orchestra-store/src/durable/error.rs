@@ -21,7 +21,7 @@ pub enum DurableError {
         /// The file, or the directory of a store.
         path: PathBuf,
     },
-    /// There is no store to verify.
+    /// There is no store, and none was to be made.
     #[error("{} holds no store", directory.display())]
     Absent {
         /// The directory.
@@ -37,14 +37,14 @@ pub enum DurableError {
         /// What is wrong there.
         reason: &'static str,
     },
-    /// The file is of a later version of this program: use that one.
-    #[error("{} has format {found}, this version reads up to {supported}: open it with a later version", file.display())]
+    /// The file is of another version of this program: use that one.
+    #[error("{} has format {found}, this version reads {supported}: open it with the one that wrote it", file.display())]
     Format {
         /// The file.
         file: PathBuf,
         /// Its format.
         found: u32,
-        /// The latest format that is understood.
+        /// The format that is understood.
         supported: u32,
     },
     /// The operating system refused.

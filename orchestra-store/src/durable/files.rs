@@ -5,11 +5,13 @@ use std::{io, path::PathBuf, sync::Arc};
 use orchestra_core::store::Revision;
 
 use super::{
-    codec::{FORMAT, FileKind, Record, encode},
+    codec::{FORMAT, FileKind, Frames, Record},
     disk::{Disk, Media},
     error::DurableError,
-    log::Log,
+    log::{End, Log},
+    seal::SEAL,
 };
+use crate::state::Commit;
 
 /// The extension of a file that is not whole yet.
 const DRAFT: &str = ".draft";
@@ -19,6 +21,7 @@ pub(super) fn file_name(kind: FileKind, base: Revision) -> String {
     let stem = match kind {
         FileKind::Log => "log",
         FileKind::Checkpoint => "checkpoint",
+        FileKind::Seal => return SEAL.to_owned(),
     };
     format!("{stem}-{:020}", base.0)
 }
@@ -44,7 +47,13 @@ fn revision_of(kind: FileKind, name: &str) -> Option<Revision> {
 
 /// Whether there is any file of a store.
 pub(super) fn holds_store(disk: &dyn Disk) -> Result<bool, DurableError> {
-    Ok(!revisions(disk, FileKind::Log)?.is_empty() || !revisions(disk, FileKind::Checkpoint)?.is_empty())
+    let names = disk.names().map_err(DurableError::io(disk.path()))?;
+    Ok(names.iter().any(|name| is_file(name)))
+}
+
+/// Whether a file of that name is a store's.
+fn is_file(name: &str) -> bool {
+    name == SEAL || [FileKind::Log, FileKind::Checkpoint].iter().any(|kind| revision_of(*kind, name).is_some())
 }
 
 /// The name of a file until it is whole.
@@ -69,13 +78,18 @@ pub(super) fn create_whole(
     disk.sync_names()
 }
 
-/// Makes an empty log of the commits after `base`.
-pub(super) fn create_log(disk: &Arc<dyn Disk>, base: Revision) -> io::Result<Log> {
+/// Makes a log of the commits after `base`, which begins with `commits`; one that was there goes.
+pub(super) fn create_log(disk: &Arc<dyn Disk>, base: Revision, commits: &[Commit]) -> io::Result<Log> {
     let name = file_name(FileKind::Log, base);
-    let mut head = Vec::new();
-    encode(&Record::Header { format: FORMAT, kind: FileKind::Log, revision: base }, &mut head);
-    create_whole(&**disk, &name, |media| media.write_all(&head))?;
-    Ok(Log::new(disk.append(&name)?, disk.path().join(name), head.len() as u64))
+    let mut frames = Frames::default();
+    frames.push(&Record::Header { format: FORMAT, kind: FileKind::Log, revision: base });
+    let mut end = End::Empty;
+    if !commits.is_empty() {
+        frames.push_commits(commits);
+        end = End::Open;
+    }
+    create_whole(&**disk, &name, |media| media.write_all(frames.guarded()))?;
+    Ok(Log::new(disk.append(&name)?, disk.path().join(name), base, frames.end(), end))
 }
 
 /// Removes the logs and checkpoints before `base`.
@@ -93,10 +107,7 @@ pub(super) fn remove_before(disk: &dyn Disk, base: Revision) -> Result<(), Durab
 /// Removes the files that a crash kept from becoming whole, and nobody else's that are called alike.
 pub(super) fn remove_drafts(disk: &dyn Disk) -> Result<(), DurableError> {
     let names = disk.names().map_err(DurableError::io(disk.path()))?;
-    let is_ours = |name: &str| {
-        let of = |kind| name.strip_suffix(DRAFT).is_some_and(|name| revision_of(kind, name).is_some());
-        of(FileKind::Log) || of(FileKind::Checkpoint)
-    };
+    let is_ours = |name: &str| name.strip_suffix(DRAFT).is_some_and(is_file);
     names.iter().filter(|name| is_ours(name)).try_for_each(|name| remove(disk, name))
 }
 

@@ -2,23 +2,18 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use super::{
-    codec::FileKind,
-    disk::{Disk, for_its_owner},
+    disk::{Directory, Disk as _, for_its_owner},
     error::DurableError,
-    files::{file_path, holds_store},
 };
-use crate::state::FIRST;
 
 /// The file that is locked.
 const LOCK: &str = "LOCK";
-/// What it holds once there was a store; what is there is overwritten by the same.
-const MARK: &[u8] = b"orchestra-store\n";
 /// How often a lock that another process has is tried again, and what is waited before each: a second in all, for a process
 /// that was killed holds its lock until the kernel has cleared it away.
 const LOCK_TRIES: u32 = 50;
@@ -28,64 +23,60 @@ const LOCK_WAIT: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(super) struct Lock {
     directory: PathBuf,
-    /// The lock is the operating system's, and so ends with the process, however it ends.
+    /// The locks are the operating system's, and so end with the process, however it ends.
     file: File,
+    /// The directory itself, where that can be locked: should somebody remove the file, another one lets nobody in.
+    held: Option<File>,
 }
 
 impl Lock {
     /// Makes the directory if it is not there, and locks it; waits a second for one that is locked.
     pub(super) fn acquire(directory: &Path) -> Result<Self, DurableError> {
-        fs::create_dir_all(directory).map_err(DurableError::io(directory))?;
+        make(directory).map_err(DurableError::io(directory))?;
         let path = directory.join(LOCK);
         let file = for_its_owner(OpenOptions::new().create(true).truncate(false).write(true)).open(&path);
-        let file = file.map_err(DurableError::io(&path))?;
-        let mut locked = file.try_lock();
-        for _ in 0..LOCK_TRIES {
-            if !matches!(locked, Err(TryLockError::WouldBlock)) {
-                break;
+        Self::taken(directory, file.map_err(DurableError::io(&path))?, |file| {
+            let mut locked = file.try_lock();
+            for _ in 0..LOCK_TRIES {
+                if !matches!(locked, Err(TryLockError::WouldBlock)) {
+                    break;
+                }
+                std::thread::sleep(LOCK_WAIT);
+                locked = file.try_lock();
             }
-            std::thread::sleep(LOCK_WAIT);
-            locked = file.try_lock();
-        }
-        Self::taken(directory, file, locked)
+            locked
+        })
     }
 
     /// Locks a directory against those who write, but not against those who do this; `None` if no store was ever in it.
     pub(super) fn share(directory: &Path) -> Result<Option<Self>, DurableError> {
         let path = directory.join(LOCK);
         match File::open(&path) {
-            Ok(file) => {
-                let locked = file.try_lock_shared();
-                Self::taken(directory, file, locked).map(Some)
-            }
+            Ok(file) => Self::taken(directory, file, File::try_lock_shared).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(DurableError::io(&path)(error)),
         }
     }
 
-    /// Fails if there was a store, and all its files are gone.
-    pub(super) fn assert_kept(&self, disk: &dyn Disk) -> Result<(), DurableError> {
-        let marked = self.file.metadata().map_err(DurableError::io(&self.directory.join(LOCK)))?.len() > 0;
-        if marked && !holds_store(disk)? {
-            return Err(DurableError::corrupt(&file_path(disk, FileKind::Log, FIRST), 0, "the file is gone"));
-        }
-        Ok(())
-    }
-
-    /// Notes that there is a store, which is on the disk by now. Should the note be lost, on a full disk say, nothing else is.
-    pub(super) fn mark(&self) {
-        if let Err(error) = (&self.file).write_all(MARK) {
-            tracing::debug!(%error, directory = %self.directory.display(), "can't note that there is a store");
-        }
-    }
-
-    fn taken(directory: &Path, file: File, locked: Result<(), TryLockError>) -> Result<Self, DurableError> {
+    fn taken(
+        directory: &Path,
+        file: File,
+        lock: impl Fn(&File) -> Result<(), TryLockError>,
+    ) -> Result<Self, DurableError> {
         let directory = directory.to_owned();
-        match locked {
-            Ok(()) => Ok(Self { directory, file }),
-            Err(TryLockError::WouldBlock) => Err(DurableError::Locked { directory }),
-            Err(TryLockError::Error(source)) => Err(DurableError::Io { file: directory.join(LOCK), source }),
+        let told = |error| match error {
+            TryLockError::WouldBlock => DurableError::Locked { directory: directory.clone() },
+            TryLockError::Error(source) => DurableError::Io { file: directory.join(LOCK), source },
+        };
+        lock(&file).map_err(told)?;
+        // Not every system opens a directory, nor does every file system lock one.
+        let mut held = File::open(&directory).ok();
+        match held.as_ref().map(lock) {
+            Some(Err(error @ TryLockError::WouldBlock)) => return Err(told(error)),
+            Some(Err(TryLockError::Error(_))) => held = None,
+            Some(Ok(())) | None => {}
         }
+        Ok(Self { directory, file, held })
     }
 
     /// The directory that is locked.
@@ -95,11 +86,25 @@ impl Lock {
 }
 
 impl Drop for Lock {
-    /// Closing the file alone would leave the lock to a child that another thread has forked and that has not yet
+    /// Closing the files alone would leave the locks to a child that another thread has forked and that has not yet
     /// executed its program.
     fn drop(&mut self) {
-        if let Err(error) = self.file.unlock() {
-            tracing::warn!(%error, directory = %self.directory.display(), "can't unlock a store");
+        for file in self.held.iter().chain([&self.file]) {
+            if let Err(error) = file.unlock() {
+                tracing::warn!(%error, directory = %self.directory.display(), "can't unlock a store");
+            }
         }
     }
+}
+
+/// Makes a directory and those it is in, each of which is on the disk then.
+fn make(directory: &Path) -> io::Result<()> {
+    let missing = directory.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+    let missing: Vec<&Path> = missing.collect();
+    fs::create_dir_all(directory)?;
+    for made in missing {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+        Directory::new(parent.unwrap_or(Path::new("."))).sync_names()?;
+    }
+    Ok(())
 }

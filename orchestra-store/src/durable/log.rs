@@ -5,21 +5,22 @@ use std::{fmt, io, path::PathBuf, sync::Arc};
 use orchestra_core::store::Revision;
 
 use super::{
-    codec::{FORMAT, FileKind, Record, encode, encode_commits},
+    codec::{FORMAT, FileKind, Frames, Record},
     disk::Media,
     error::WriteError,
+    seal::Seal,
+    sectors::file_len,
 };
 use crate::state::Commit;
 
 /// What a log ends with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum End {
     /// Its header: there are no commits.
+    #[default]
     Empty,
     /// Commits.
     Open,
-    /// The seal of a store that was closed: a frame of no commits.
-    Sealed,
     /// The header of the next log, which holds the commits after.
     Continued(Revision),
 }
@@ -28,30 +29,29 @@ pub(super) enum End {
 pub(super) struct Log {
     media: Box<dyn Media>,
     path: PathBuf,
+    base: Revision,
     /// Invariant: so many bytes are synced, and the media holds no more, unless poisoned.
     len: u64,
     end: End,
     /// Why what the disk holds is unknown, if it is; no commit is acknowledged then.
     poisoned: Option<Arc<WriteError>>,
-    buffer: Vec<u8>,
+    frames: Frames,
 }
 
-/// How much of a large group's buffer is kept for the next one.
-const BUFFER_BYTES_KEPT: usize = 64 << 10;
-
 impl Log {
-    /// A log without commits that appends to `media`, which holds `len` bytes.
-    pub(super) fn new(media: Box<dyn Media>, path: PathBuf, len: u64) -> Self {
-        Self { media, path, len, end: End::Empty, poisoned: None, buffer: Vec::new() }
+    /// A log of the commits after `base` that appends to `media`, which holds `len` bytes and ends so.
+    pub(super) fn new(media: Box<dyn Media>, path: PathBuf, base: Revision, len: u64, end: End) -> Self {
+        Self { media, path, base, len, end, poisoned: None, frames: Frames::default() }
     }
 
-    /// A log that goes on after `end`.
-    pub(super) fn resumed(self, end: End) -> Self {
-        Self { end, ..self }
+    /// The revision that the first commit comes after.
+    pub(super) fn base(&self) -> Revision {
+        self.base
     }
 
-    pub(super) fn len(&self) -> u64 {
-        self.len
+    /// How many bytes the file takes.
+    pub(super) fn file_len(&self) -> u64 {
+        file_len(self.len)
     }
 
     pub(super) fn end(&self) -> End {
@@ -66,8 +66,7 @@ impl Log {
     /// after, if that is not sure: after a failed sync the system may drop what it could not write and report success the
     /// next time.
     pub(super) fn append(&mut self, commits: &[Commit]) -> Result<(), Arc<WriteError>> {
-        let end = if commits.is_empty() { End::Sealed } else { End::Open };
-        self.write(end, |buffer| encode_commits(commits, buffer))
+        self.write(End::Open, |frames| frames.push_commits(commits))
     }
 
     /// Ends the log for good: what comes after is in the one at `next`, which must be there.
@@ -77,18 +76,17 @@ impl Log {
     /// As [`append`](Self::append); then the log goes on.
     pub(super) fn continue_in(&mut self, next: Revision) -> Result<(), Arc<WriteError>> {
         let header = Record::Header { format: FORMAT, kind: FileKind::Log, revision: next };
-        self.write(End::Continued(next), |buffer| encode(&header, buffer))
+        self.write(End::Continued(next), |frames| frames.push(&header))
     }
 
-    fn write(&mut self, end: End, encode: impl FnOnce(&mut Vec<u8>)) -> Result<(), Arc<WriteError>> {
+    fn write(&mut self, end: End, push: impl FnOnce(&mut Frames)) -> Result<(), Arc<WriteError>> {
         if let Some(error) = &self.poisoned {
             return Err(Arc::clone(error));
         }
-        self.buffer.clear();
-        self.buffer.shrink_to(BUFFER_BYTES_KEPT);
-        encode(&mut self.buffer);
-        if let Err(source) = self.media.write_all(&self.buffer) {
-            return Err(match self.media.truncate(self.len) {
+        self.frames.begin(self.len);
+        push(&mut self.frames);
+        if let Err(source) = self.media.write_all(self.frames.guarded()) {
+            return Err(match self.media.truncate(file_len(self.len)) {
                 Ok(()) => Arc::new(WriteError::refused(&self.path, source)),
                 Err(source) => self.poison(source),
             });
@@ -96,16 +94,13 @@ impl Log {
         if let Err(source) = self.media.sync() {
             return Err(self.poison(source));
         }
-        self.len += self.buffer.len() as u64;
-        self.end = end;
+        (self.len, self.end) = (self.frames.end(), end);
         Ok(())
     }
 
-    /// Seals the log, if it does not end so already.
-    ///
-    /// Damage to the last commits can then be told from a write that a crash cut off.
-    pub(super) fn seal(&mut self) -> Result<(), Arc<WriteError>> {
-        if self.end == End::Open { self.append(&[]) } else { Ok(()) }
+    /// What a store that is closed now may be sealed with: that all of the log is there the next time.
+    pub(super) fn seal(&self) -> Option<Seal> {
+        self.poisoned.is_none().then_some(Seal { log: self.base, len: Some(self.len) })
     }
 
     /// Acknowledges nothing from now on, because of `source`; returns the error that says so.

@@ -10,6 +10,7 @@
 //! DIR/checkpoint-00000000000000004711   the entries as of revision 4711; none in a young store
 //! DIR/log-00000000000000004711          the commits after it
 //! DIR/RESERVE                           space for deletions on a full disk
+//! DIR/SEAL                              which log must be there, and where it ends if the store is closed
 //! ```
 
 mod backup;
@@ -19,11 +20,14 @@ mod commit;
 mod disk;
 mod error;
 mod files;
+mod group;
 mod lock;
 mod log;
 mod reader;
 mod recover;
 mod reserve;
+mod seal;
+mod sectors;
 
 #[cfg(test)]
 mod crash;
@@ -41,9 +45,11 @@ use async_trait::async_trait;
 use orchestra_core::store::{Entry, Key, Listing, Prefix, Result, Revision, Store, Txn, Watch};
 
 use self::{
-    commit::Committer,
+    commit::{Committer, deletion_bytes},
     disk::{Directory, Disk},
+    files::holds_store,
     lock::Lock,
+    recover::Recovered,
     reserve::Reserve,
 };
 use crate::{state::HistoryLimits, view::View};
@@ -60,14 +66,17 @@ pub struct DurableOptions {
     pub history: HistoryLimits,
     /// How many bytes the log must have before a checkpoint replaces it; it must also be larger than the live entries.
     pub log_bytes_min: u64,
-    /// How many bytes of disk are held back for deletions, to go on when it is full; 0 for none.
+    /// How many bytes of disk are held back for deletions, beside those that it takes to delete each key, to go on when it
+    /// is full; 0 for none at all.
     pub reserve_bytes: u64,
+    /// Whether to make a store where there is none; otherwise that is [`DurableError::Absent`].
+    pub create: bool,
 }
 
 impl Default for DurableOptions {
-    /// The default history, checkpoints from 16 MiB of log on, and a reserve of 1 MiB.
+    /// The default history, checkpoints from 16 MiB of log on, a reserve of 1 MiB, and a store that is made if need be.
     fn default() -> Self {
-        Self { history: HistoryLimits::default(), log_bytes_min: 16 << 20, reserve_bytes: 1 << 20 }
+        Self { history: HistoryLimits::default(), log_bytes_min: 16 << 20, reserve_bytes: 1 << 20, create: true }
     }
 }
 
@@ -87,8 +96,8 @@ impl Default for DurableOptions {
 /// some space back for them ([`reserve_bytes`](DurableOptions::reserve_bytes)). Other commits succeed again once there is
 /// space.
 ///
-/// Damage to a file is told when it opens. Only damage of more than one bit to the very end of the log can't be told from a
-/// write that a crash cut off, and takes what was there: the last group of commits, unless the store was closed since.
+/// Damage to a file is told when it opens. Only the loss of whole sectors, or of all bytes, at the very end of the log can't
+/// be told from a write that a crash cut off, and takes what was there, unless the store was closed since.
 ///
 /// Dropping the store blocks until the writes under way are done, at most about as long as two syncs take; then the
 /// directory can be opened again.
@@ -139,11 +148,14 @@ impl DurableStore {
     ///
     /// See [`DurableError`].
     pub fn open_with(directory: impl AsRef<Path>, options: DurableOptions) -> Result<Self, DurableError> {
-        let lock = Lock::acquire(directory.as_ref())?;
-        let disk = Arc::new(Directory::new(directory.as_ref()));
-        lock.assert_kept(&*disk)?;
+        let directory = directory.as_ref();
+        let disk = Arc::new(Directory::new(directory));
+        let may_open = options.create || directory.is_dir() && holds_store(&*disk)?;
+        if !may_open {
+            return Err(DurableError::Absent { directory: directory.to_owned() });
+        }
+        let lock = Lock::acquire(directory)?;
         let mut store = Self::on(disk, options)?;
-        lock.mark();
         store._lock = Some(lock);
         Ok(store)
     }
@@ -151,11 +163,14 @@ impl DurableStore {
     /// Opens the store on a disk that nobody else uses.
     fn on(disk: Arc<dyn Disk>, options: DurableOptions) -> Result<Self, DurableError> {
         let directory = disk.path().to_owned();
-        let (state, log) = recover::recover(&disk, options.history)?;
-        let reserve = Reserve::open(Arc::clone(&disk), options.reserve_bytes).map_err(DurableError::io(&directory))?;
+        let Recovered { state, log, older_bytes } = recover::recover(&disk, options.history)?;
+        let needed = deletion_bytes(state.size());
+        let reserve = Reserve::open(Arc::clone(&disk), options.reserve_bytes, needed);
+        let reserve = reserve.map_err(DurableError::io(&directory))?;
         tracing::info!(directory = %directory.display(), revision = %state.revision(), "store opened");
         let view = Arc::new(View::new(state));
-        let committer = Arc::new(Committer::new(Arc::clone(&view), disk, log, reserve, options.log_bytes_min));
+        let committer = Committer::new(Arc::clone(&view), disk, log, reserve, options.log_bytes_min);
+        let committer = Arc::new(committer.after(older_bytes));
         Ok(Self { view, committer, directory, _lock: None })
     }
 

@@ -8,10 +8,11 @@ use std::{
 use orchestra_core::store::Revision;
 
 use super::{
-    codec::{FORMAT, FRAME_HEAD_BYTES, FileKind, MAGIC, Record, checksum, decode},
+    codec::{FORMAT, FileKind, HEAD_BYTES, Head, MAGIC_OF_FORMAT_1, Record, decode},
     disk::Disk,
     error::DurableError,
     files::file_name,
+    sectors::{Guards, Sectors, file_len, offset},
 };
 
 /// How much of a file is read at once.
@@ -31,12 +32,12 @@ pub(super) enum Next {
 /// Reads a file record by record.
 pub(super) struct Reader {
     path: PathBuf,
-    input: BufReader<Box<dyn Read + Send>>,
+    input: Sectors<BufReader<Box<dyn Read + Send>>>,
     kind: FileKind,
     base: Revision,
     /// Where the next frame begins.
-    offset: u64,
-    len: u64,
+    position: u64,
+    file_len: u64,
     records: u64,
 }
 
@@ -53,12 +54,18 @@ impl Reader {
     /// Opens a file of any name and reads its header.
     pub(super) fn open_any(disk: &dyn Disk, name: &str) -> Result<Self, DurableError> {
         let path = disk.path().join(name);
-        let (input, len) = disk.read(name).map_err(DurableError::io(&path))?;
-        let input = BufReader::with_capacity(BUFFER_BYTES, input);
+        let (mut input, file_len) = disk.read(name).map_err(DurableError::io(&path))?;
+        let mut start = Vec::new();
+        input.by_ref().take(MAGIC_OF_FORMAT_1.len() as u64).read_to_end(&mut start).map_err(DurableError::io(&path))?;
+        if start == MAGIC_OF_FORMAT_1 {
+            return Err(DurableError::Format { file: path, found: 1, supported: FORMAT });
+        }
+        let input: Box<dyn Read + Send> = Box::new(io::Cursor::new(start).chain(input));
+        let input = Sectors::new(BufReader::with_capacity(BUFFER_BYTES, input), file_len);
         let (kind, base) = (FileKind::Log, Revision::default());
-        let mut reader = Self { path, input, kind, base, offset: 0, len, records: 0 };
+        let mut reader = Self { path, input, kind, base, position: 0, file_len, records: 0 };
         match reader.next()? {
-            Next::Record(Record::Header { format, .. }) if format > FORMAT => {
+            Next::Record(Record::Header { format, .. }) if format != FORMAT => {
                 Err(DurableError::Format { file: reader.path, found: format, supported: FORMAT })
             }
             Next::Record(Record::Header { kind, revision, .. }) => Ok(Self { kind, base: revision, ..reader }),
@@ -76,9 +83,9 @@ impl Reader {
         self.base
     }
 
-    /// How many bytes have been read as whole frames.
-    pub(super) fn offset(&self) -> u64 {
-        self.offset
+    /// The position after the last whole frame.
+    pub(super) fn position(&self) -> u64 {
+        self.position
     }
 
     /// How many records have been read, the header among them.
@@ -86,169 +93,199 @@ impl Reader {
         self.records
     }
 
-    /// How many bytes follow.
+    /// How many bytes of the file have been read as whole frames.
+    pub(super) fn bytes_read(&self) -> u64 {
+        file_len(self.position)
+    }
+
+    /// How many bytes of the file follow.
     pub(super) fn bytes_left(&self) -> u64 {
-        self.len - self.offset
+        self.file_len - self.bytes_read()
     }
 
     /// An error that names this file and the place before the next frame.
     pub(super) fn corrupt(&self, reason: &'static str) -> DurableError {
-        DurableError::corrupt(&self.path, self.offset, reason)
+        DurableError::corrupt(&self.path, offset(self.position), reason)
     }
 
     /// Reads the next record.
     ///
     /// # Errors
     ///
-    /// [`DurableError::Corrupt`] for a broken frame with a whole one after it: as each was synced before the next was
-    /// written, the disk lost something. It also is for a broken frame that would be whole but for one bit, which no cut
-    /// makes of one.
+    /// [`DurableError::Corrupt`] for a broken frame of which every sector was written, or with another frame after it: as
+    /// each was synced before the next was written, the disk lost something.
     pub(super) fn next(&mut self) -> Result<Next, DurableError> {
         if self.bytes_left() == 0 {
             return Ok(Next::End);
         }
         match self.read_frame().map_err(DurableError::io(&self.path))? {
-            Ok(payload) => {
+            Found::Whole(payload) => {
                 let record = decode(&payload).map_err(|reason| self.corrupt(reason))?;
-                self.offset += (FRAME_HEAD_BYTES + payload.len()) as u64;
+                self.position += (HEAD_BYTES + payload.len()) as u64;
                 self.records += 1;
                 Ok(Next::Record(record))
             }
-            Err(rest) if has_whole_frame(rest.get(1..).unwrap_or_default()) => {
-                Err(self.corrupt("a checksum does not match"))
+            Found::Unwritten { then: false } => Ok(Next::Torn),
+            Found::Unwritten { then: true } => {
+                Err(self.corrupt("a part is gone, and what was written after it is there"))
             }
-            Err(rest) if is_one_bit_off(&rest, self.offset) => Err(self.corrupt("a bit is flipped")),
-            Err(_) => Ok(Next::Torn),
+            Found::Damaged => Err(self.corrupt("a checksum does not match")),
         }
     }
 
-    /// The payload of the next frame, or, if it is broken, all that is left of the file.
-    fn read_frame(&mut self) -> io::Result<Result<Vec<u8>, Vec<u8>>> {
-        let left = self.bytes_left();
-        let mut bytes = vec![0; FRAME_HEAD_BYTES.min(usize::try_from(left).unwrap_or(usize::MAX))];
-        self.input.read_exact(&mut bytes)?;
-        if let Some(Head { magic: MAGIC, len, sum }) = Head::of(&bytes)
-            && u64::from(u32::from_le_bytes(len)) <= left - FRAME_HEAD_BYTES as u64
-        {
-            let mut payload = vec![0; u32::from_le_bytes(len) as usize];
-            self.input.read_exact(&mut payload)?;
-            if checksum(len, &payload) == sum {
-                return Ok(Ok(payload));
-            }
-            bytes.append(&mut payload);
+    fn read_frame(&mut self) -> io::Result<Found> {
+        let position = self.position;
+        self.input.guards = Guards::default();
+        let mut bytes = self.input.take(HEAD_BYTES as u64)?;
+        if bytes.len() < HEAD_BYTES {
+            return Ok(Found::Unwritten { then: false });
         }
-        self.input.read_to_end(&mut bytes)?;
-        Ok(Err(bytes))
+        let Some(head) = Head::decode(&bytes, position) else {
+            let is_unwritten = bytes[0] == 0 || self.input.guards.is_missing;
+            return if is_unwritten { self.unwritten(position + 1, bytes.split_off(1)) } else { Ok(Found::Damaged) };
+        };
+        let payload = self.input.take(head.len.into())?;
+        if head.is_of(&payload) && self.input.guards.are_whole() {
+            return Ok(Found::Whole(payload));
+        }
+        if payload.len() == head.len as usize && !self.input.guards.is_missing {
+            return Ok(Found::Damaged);
+        }
+        self.unwritten(position + (HEAD_BYTES + payload.len()) as u64, Vec::new())
+    }
+
+    /// Looks for a frame in `bytes`, which are at `position`, and in what follows them.
+    fn unwritten(&mut self, position: u64, mut bytes: Vec<u8>) -> io::Result<Found> {
+        bytes.extend(self.input.take(self.input.bytes_left())?);
+        let mut starts = (position..).zip(bytes.windows(HEAD_BYTES));
+        Ok(Found::Unwritten { then: starts.any(|(start, bytes)| Head::decode(bytes, start).is_some()) })
     }
 }
 
-/// The bytes of a frame before its payload.
-struct Head {
-    magic: [u8; 4],
-    len: [u8; 4],
-    sum: u32,
-}
-
-impl Head {
-    /// What `bytes` begin with.
-    fn of(bytes: &[u8]) -> Option<Self> {
-        let (magic, rest) = bytes.split_first_chunk::<4>()?;
-        let (len, rest) = rest.split_first_chunk::<4>()?;
-        let sum = u32::from_le_bytes(*rest.first_chunk::<4>()?);
-        Some(Self { magic: *magic, len: *len, sum })
-    }
-}
-
-/// Whether a whole frame begins anywhere in `bytes`.
-fn has_whole_frame(bytes: &[u8]) -> bool {
-    bytes.windows(FRAME_HEAD_BYTES).enumerate().any(|(start, head)| {
-        Head::of(head).is_some_and(|Head { magic, len, sum }| {
-            let payload = bytes[start + FRAME_HEAD_BYTES..].get(..u32::from_le_bytes(len) as usize);
-            magic == MAGIC && payload.is_some_and(|payload| checksum(len, payload) == sum)
-        })
-    })
-}
-
-/// How much a disk writes whole or not at all.
-const SECTOR_BYTES: usize = 512;
-
-/// Whether `bytes`, which are at `offset` of a file and do not begin with a whole frame, would with one bit flipped.
-fn is_one_bit_off(bytes: &[u8], offset: u64) -> bool {
-    let Some(Head { magic, len, sum }) = Head::of(bytes) else { return false };
-    let rest = &bytes[FRAME_HEAD_BYTES..];
-    let payload_of = |len: [u8; 4]| rest.get(..u32::from_le_bytes(len) as usize);
-    let magic_bits = (u32::from_le_bytes(magic) ^ u32::from_le_bytes(MAGIC)).count_ones();
-    if magic_bits > 0 {
-        return magic_bits == 1 && payload_of(len).is_some_and(|payload| checksum(len, payload) == sum);
-    }
-    let is_length_off = (0..u32::BITS).any(|bit| {
-        let len = (u32::from_le_bytes(len) ^ 1 << bit).to_le_bytes();
-        payload_of(len).is_some_and(|payload| checksum(len, payload) == sum)
-    });
-    is_length_off
-        || payload_of(len).is_some_and(|payload| {
-            !has_unwritten_sector(payload, offset + FRAME_HEAD_BYTES as u64)
-                && is_one_bit(checksum(len, payload) ^ sum, payload.len())
-        })
-}
-
-/// Whether of `payload`, which is at `offset` of a file, a crash kept a sector from the disk: it is all zeros then, and what
-/// is missing may be a single bit.
-fn has_unwritten_sector(payload: &[u8], offset: u64) -> bool {
-    let sector = SECTOR_BYTES as u64;
-    let first = usize::try_from(offset.next_multiple_of(sector) - offset).expect("less than a sector");
-    payload.get(first..).unwrap_or_default().chunks(SECTOR_BYTES).any(|part| part.iter().all(|byte| *byte == 0))
-}
-
-/// Whether `difference`, between the checksum of a payload of `len` bytes and the one it should have, is that of one bit
-/// of either.
-///
-/// The checksum is linear: a flipped bit changes it by a value that depends on its distance from the end only, and that of
-/// each bit is one step of CRC-32's shift register on from that of the bit after it.
-fn is_one_bit(difference: u32, len: usize) -> bool {
-    const POLYNOMIAL: u32 = 0xedb8_8320;
-    let step = |register: &u32| Some((register >> 1) ^ (if register & 1 == 1 { POLYNOMIAL } else { 0 }));
-    let of_payload = std::iter::successors(Some(POLYNOMIAL), step).take(len.saturating_mul(8));
-    difference.count_ones() == 1 || of_payload.into_iter().any(|register| register == difference)
+/// What there is where a frame should be.
+enum Found {
+    /// The payload of one that is as it was written.
+    Whole(Vec<u8>),
+    /// One whose end, or some sector, was not written, and perhaps another after it.
+    Unwritten { then: bool },
+    /// One that was written whole, and is another now.
+    Damaged,
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{SECTOR_BYTES, has_whole_frame, is_one_bit_off};
-    use crate::durable::codec::{Record, encode};
+    use std::{path::Path, sync::Arc};
 
-    fn frame(entries: u64) -> Vec<u8> {
-        let mut out = Vec::new();
-        encode(&Record::End { entries }, &mut out);
-        out
+    use bytes::Bytes;
+    use orchestra_core::store::{Change, Entry, Key, Revision};
+    use proptest::prelude::*;
+
+    use super::{Next, Reader};
+    use crate::{
+        durable::{
+            DurableError,
+            codec::{FORMAT, FileKind, Frames, Record},
+            disk::Disk,
+            sectors::SECTOR_BYTES,
+            simulated::SimulatedDisk,
+        },
+        state::Commit,
+    };
+
+    /// The bytes of a log of two frames, the second of which puts `value`; and where that begins.
+    fn log(value: Vec<u8>) -> (Vec<u8>, usize) {
+        let header = Record::Header { format: FORMAT, kind: FileKind::Log, revision: Revision(1) };
+        let mut frames = Frames::default();
+        frames.push(&header);
+        let start = frames.guarded().len();
+        let key = Key::new(["a"]).expect("a valid key");
+        let entry = Entry { key, value: Bytes::from(value), created: Revision(2), modified: Revision(2) };
+        frames.push_commits(&[Commit { revision: Revision(2), changes: vec![Change::Put(entry)] }]);
+        (frames.guarded().to_vec(), start)
     }
 
-    #[test]
-    fn a_frame_with_any_bit_flipped_is_told_from_one_that_is_cut_off() {
-        let whole = frame(0x1234_5678_9abc_def0);
-        assert!(has_whole_frame(&whole));
-        for bit in 0..whole.len() * 8 {
-            let mut flipped = whole.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
-            assert!(is_one_bit_off(&flipped, 0), "bit {bit}");
-            flipped.extend_from_slice(b"OrcF and what a crash left of the next");
-            assert!(is_one_bit_off(&flipped, 0), "bit {bit} before a torn frame");
+    /// What the second frame of a file reads as.
+    fn second(bytes: &[u8]) -> Result<Next, DurableError> {
+        let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::default());
+        disk.create("file").and_then(|mut media| media.write_all(bytes)).expect("a file");
+        Reader::open_any(&*disk, "file")?.next()
+    }
+
+    fn is_corrupt(result: &Result<Next, DurableError>) -> bool {
+        matches!(result, Err(DurableError::Corrupt { file, .. }) if file == Path::new("simulated/file"))
+    }
+
+    /// Values of many zeros, which are no sectors that were not written.
+    fn values() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(
+            prop_oneof![3 => Just(vec![0; 700]), 1 => prop::collection::vec(any::<u8>(), 0..300)],
+            0..4,
+        )
+        .prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        /// Rule 17: whatever the value.
+        #[test]
+        fn a_flipped_bit_of_the_last_frame_is_told(value in values(), bit in any::<prop::sample::Index>()) {
+            let (mut bytes, start) = log(value);
+            let bit = start * 8 + bit.index((bytes.len() - start) * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert!(is_corrupt(&second(&bytes)), "bit {bit}");
         }
-        for len in 0..whole.len() {
-            assert!(!is_one_bit_off(&whole[..len], 0), "{len} bytes of it");
+
+        /// Rule 17: what a crash makes of the last write is no damage.
+        #[test]
+        fn a_last_frame_that_was_not_written_whole_is_torn(value in values(), cut in any::<prop::sample::Index>(), lost: u16) {
+            let (mut bytes, start) = log(value);
+            let cut_off = &bytes[..start + cut.index(bytes.len() - start)];
+            let is_torn = matches!(second(cut_off), Ok(Next::Torn | Next::End));
+            prop_assert!(is_torn);
+
+            let sector = usize::try_from(SECTOR_BYTES)?;
+            let mut any_lost = false;
+            for (index, part) in bytes.chunks_mut(sector).enumerate() {
+                if lost & 1 << index == 0 {
+                    let from = start.saturating_sub(index * sector).min(part.len());
+                    part[from..].fill(0);
+                    any_lost |= from < part.len();
+                }
+            }
+            let result = second(&bytes);
+            prop_assert!(matches!(result, Ok(Next::Torn)) == any_lost && !is_corrupt(&result), "got {result:?}");
         }
     }
 
-    /// Rule 17: what a crash makes of the last write is no damage, even if what is missing is one bit.
+    /// Rule 17: a value is no frame, wherever it was copied from.
     #[test]
-    fn a_sector_that_was_not_written_is_no_flipped_bit() {
-        let mut torn = frame(1 << 56);
-        let last = torn.len() - 1;
-        torn[last] = 0;
-        for offset in 0..2 * SECTOR_BYTES {
-            let begins_sector = (offset + last).is_multiple_of(SECTOR_BYTES);
-            let begins_zeros = (1..8).any(|zeros| (offset + last - zeros).is_multiple_of(SECTOR_BYTES));
-            assert_eq!(is_one_bit_off(&torn, offset as u64), !begins_sector && !begins_zeros, "at {offset}");
+    fn a_torn_write_of_a_value_that_holds_a_frame_is_torn() {
+        let (inner, _) = log(vec![1; 40]);
+        let (bytes, _) = log(inner);
+        for len in bytes.len() - 80..bytes.len() {
+            assert!(matches!(second(&bytes[..len]), Ok(Next::Torn)), "{len} bytes");
+        }
+    }
+
+    /// Rule 17: each frame was synced before the next one.
+    #[test]
+    fn a_lost_sector_before_another_frame_is_told() {
+        let (_, start) = log(Vec::new());
+        let mut frames = Frames::default();
+        frames.push(&Record::Header { format: FORMAT, kind: FileKind::Log, revision: Revision(1) });
+        for revision in 2..5 {
+            let entry = Entry {
+                key: Key::new(["a"]).expect("a valid key"),
+                value: Bytes::from(vec![0; 700]),
+                created: Revision(2),
+                modified: Revision(revision),
+            };
+            frames.push_commits(&[Commit { revision: Revision(revision), changes: vec![Change::Put(entry)] }]);
+        }
+        let whole = frames.guarded();
+        for (from, to) in [(start, 512), (512, 1024), (start, 1024)] {
+            let mut bytes = whole.to_vec();
+            bytes[from..to].fill(0);
+            assert!(is_corrupt(&second(&bytes)), "{from}..{to}");
         }
     }
 }

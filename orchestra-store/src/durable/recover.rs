@@ -1,6 +1,6 @@
 //! From files back to a state, whatever moment they were left at (SEMANTICS 17).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use orchestra_core::store::{Prefix, Revision};
 
@@ -9,10 +9,13 @@ use super::{
     checkpoint,
     codec::{FileKind, Record},
     disk::Disk,
-    error::DurableError,
+    error::{DurableError, is_full},
     files::{create_log, file_name, file_path, remove, remove_before, remove_drafts, revisions},
     log::{End, Log},
     reader::{Next, Reader},
+    reserve,
+    seal::Seal,
+    sectors::file_len,
 };
 use crate::state::{Commit, FIRST, HistoryLimits, State};
 
@@ -22,10 +25,14 @@ pub(super) struct Found {
     state: State,
     /// Where the first log that counts begins; what is older is not needed.
     base: Revision,
-    /// The logs before the last.
-    ended: Vec<Revision>,
     /// The last log, and where its whole frames end.
     tail: Tail,
+    /// The log that there must be.
+    sealed: Option<Revision>,
+    /// Whether the store was closed, so that all there is was synced.
+    is_closed: bool,
+    /// How many bytes the logs before the last have.
+    older_bytes: u64,
     /// The logs that were begun but never used, although the store went on.
     unused: Vec<Revision>,
     /// How many records were read.
@@ -44,93 +51,149 @@ impl Found {
 }
 
 /// The end of a log.
-#[derive(Clone, Copy)]
+#[derive(Default)]
 struct Tail {
     base: Revision,
     len: u64,
     torn_bytes: u64,
     end: End,
+    /// The commits of the last frame: those of which nobody knows whether they are on the disk.
+    last: Vec<Commit>,
 }
 
-/// Reads the newest checkpoint and the logs since, and opens the last log to go on with.
+/// A store that was opened.
+pub(super) struct Recovered {
+    pub(super) state: State,
+    pub(super) log: Log,
+    /// How many bytes of older logs wait for a checkpoint.
+    pub(super) older_bytes: u64,
+}
+
+/// Reads the newest checkpoint and the logs since, and opens a log to go on with.
 ///
 /// Commits that were written but not acknowledged are made durable before they are shown.
-pub(super) fn recover(disk: &Arc<dyn Disk>, limits: HistoryLimits) -> Result<(State, Log), DurableError> {
-    let Some(found) = read(&**disk, limits)? else {
-        remove_drafts(&**disk)?;
-        let log = create_log(disk, FIRST).map_err(DurableError::io(disk.path()))?;
-        return Ok((State::new(limits), log));
-    };
+pub(super) fn recover(disk: &Arc<dyn Disk>, limits: HistoryLimits) -> Result<Recovered, DurableError> {
+    let found = read(&**disk, limits)?;
     remove_drafts(&**disk)?;
-    for base in found.unused {
-        remove(&**disk, &file_name(FileKind::Log, base))?;
+    let Some(found) = found else {
+        let log = create_log(disk, FIRST, &[]).map_err(DurableError::io(disk.path()))?;
+        seal(&**disk, log.base())?;
+        return Ok(Recovered { state: State::new(limits), log, older_bytes: 0 });
+    };
+    for base in &found.unused {
+        remove(&**disk, &file_name(FileKind::Log, *base))?;
     }
-    // The last process may have ended between writing that a log goes on in the next and syncing that.
-    for base in found.ended {
-        let name = file_name(FileKind::Log, base);
-        let synced = disk.append(&name).and_then(|mut media| media.sync());
-        synced.map_err(DurableError::io(&disk.path().join(name)))?;
-    }
-    let log = resume(&**disk, found.tail)?;
-    // Or between giving a file its name and syncing that.
-    disk.sync_names().map_err(DurableError::io(disk.path()))?;
+    let log = resume(disk, &found)?;
+    seal(&**disk, log.base())?;
     remove_before(&**disk, found.base)?;
-    Ok((found.state, log))
+    Ok(Recovered { state: found.state, log, older_bytes: found.older_bytes })
+}
+
+/// Notes, before anything is appended to a log, that it is there and goes on.
+fn seal(disk: &dyn Disk, log: Revision) -> Result<(), DurableError> {
+    with_room(disk, || Seal { log, len: None }.write(disk)).map_err(DurableError::io(disk.path()))
+}
+
+/// Opens the log to go on with.
+///
+/// That is the last one, if all of it is known to be on the disk. If the store was not closed, that of its last frame may be
+/// in the cache alone, which takes it for clean if the last process was told that a sync failed: another sync succeeds and
+/// brings nothing to the disk, and even to write it once more need not (Rebello et al., USENIX ATC 2020). Those before it
+/// were synced, or it would not be there. So it is written to a new log, and the old one is left as it is.
+fn resume(disk: &Arc<dyn Disk>, found: &Found) -> Result<Log, DurableError> {
+    let Tail { base, len, torn_bytes, end, last } = &found.tail;
+    let name = file_name(FileKind::Log, *base);
+    let path = disk.path().join(&name);
+    if *torn_bytes > 0 {
+        tracing::warn!(log = %path.display(), torn_bytes, "left out what a crash left of a write that was not acknowledged");
+    }
+    if let (false, Some(first)) = (found.is_closed, last.first()) {
+        let before = Revision(first.revision.0 - 1);
+        return with_room(&**disk, || create_log(disk, before, last)).map_err(DurableError::io(disk.path()));
+    }
+    let mut media = disk.append(&name).map_err(DurableError::io(&path))?;
+    media.truncate(file_len(*len)).map_err(DurableError::io(&path))?;
+    // The last process may have ended between giving it its name and syncing that.
+    disk.sync_names().map_err(DurableError::io(disk.path()))?;
+    Ok(Log::new(media, path, *base, *len, *end))
+}
+
+/// Makes something, on a full disk of the space that is held back.
+fn with_room<T>(disk: &dyn Disk, make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    match make() {
+        Err(error) if is_full(&error) => reserve::give_up(disk).and_then(|()| make()),
+        made => made,
+    }
 }
 
 /// Reads the newest checkpoint and the logs since, and changes nothing; `None` if there is no store.
 pub(super) fn read(disk: &dyn Disk, limits: HistoryLimits) -> Result<Option<Found>, DurableError> {
     let checkpoint = revisions(disk, FileKind::Checkpoint)?.pop();
     let mut logs = revisions(disk, FileKind::Log)?;
+    let seal = Seal::read(disk)?;
     if checkpoint.is_none() && logs.is_empty() {
-        return Ok(None);
+        return seal.map_or(Ok(None), |seal| Err(gone(disk, FileKind::Log, seal.log)));
     }
     let base = checkpoint.unwrap_or(FIRST);
     logs.retain(|log| *log >= base);
-    if logs.first() != Some(&base) {
-        return Err(DurableError::corrupt(&file_path(disk, FileKind::Log, base), 0, "the file is gone"));
+    match logs.first() {
+        Some(first) if *first == base => {}
+        Some(first) if checkpoint.is_none() => return Err(gone(disk, FileKind::Checkpoint, *first)),
+        _ => return Err(gone(disk, FileKind::Log, base)),
     }
     let (mut records, mut bytes, mut live) = (0, 0, BTreeMap::new());
     if let Some(revision) = checkpoint {
         let mut reader = Reader::open(disk, FileKind::Checkpoint, revision)?;
         live = checkpoint::read(&mut reader)?;
-        (records, bytes) = (reader.records(), reader.offset());
+        (records, bytes) = (reader.records(), reader.bytes_read());
     }
-    let tail = Tail { base, len: 0, torn_bytes: 0, end: End::Empty };
     let state = State::restore(base, live, limits);
-    let mut found = Found { state, base, ended: Vec::new(), tail, unused: Vec::new(), records, bytes };
+    let (tail, unused) = (Tail::default(), Vec::new());
+    let (sealed, is_closed, older_bytes) = (seal.map(|seal| seal.log), false, 0);
+    let mut found = Found { state, base, tail, sealed, is_closed, older_bytes, unused, records, bytes };
     for log in logs {
         found.replay(disk, log)?;
     }
     if let End::Continued(next) = found.tail.end {
-        return Err(DurableError::corrupt(&file_path(disk, FileKind::Log, next), 0, "the file is gone"));
+        return Err(gone(disk, FileKind::Log, next));
+    }
+    if let Some(seal) = seal {
+        found.assert_sealed(disk, seal)?;
     }
     Ok(Some(found))
+}
+
+fn gone(disk: &dyn Disk, kind: FileKind, base: Revision) -> DurableError {
+    DurableError::corrupt(&file_path(disk, kind, base), 0, "the file is gone")
 }
 
 impl Found {
     /// Applies the commits of the log at `base`, which is the next.
     fn replay(&mut self, disk: &dyn Disk, base: Revision) -> Result<(), DurableError> {
         let mut reader = Reader::open(disk, FileKind::Log, base)?;
-        let is_torn = self.tail.torn_bytes > 0;
-        if reader.bytes_left() == 0 && (base < self.state.revision() || base == self.state.revision() && is_torn) {
+        let is_first = self.older_bytes + self.tail.len == 0;
+        let is_told_of = is_first || self.tail.end == End::Continued(base) || self.sealed == Some(base);
+        if reader.bytes_left() == 0 && base <= self.state.revision() && !is_told_of {
             // It was begun, but an error kept the store with the log before, which tells what came after.
             self.unused.push(base);
             return Ok(());
         }
-        if is_torn {
+        if self.state.revision() < base && self.tail.torn_bytes > 0 {
             let ended = file_path(disk, FileKind::Log, self.tail.base);
-            return Err(DurableError::corrupt(&ended, self.tail.len, "a log that was ended is cut off"));
+            return Err(DurableError::corrupt(&ended, file_len(self.tail.len), "a log that was ended is cut off"));
         }
-        if self.state.revision() != base {
+        if self.state.revision() < base {
             return Err(reader.corrupt("the log before this one is not whole"));
         }
-        let mut end = End::Empty;
+        let (mut end, mut last, mut revision) = (End::Empty, Vec::new(), base);
         loop {
             match reader.next()? {
                 Next::Record(Record::Commits(commits)) => {
-                    end = if commits.is_empty() { End::Sealed } else { End::Open };
-                    self.apply(&reader, commits)?;
+                    end = End::Open;
+                    last.clone_from(&commits);
+                    for commit in commits {
+                        revision = self.apply(&reader, revision, commit)?;
+                    }
                 }
                 Next::Record(Record::Header { revision, .. }) if reader.bytes_left() == 0 => {
                     end = End::Continued(revision);
@@ -140,30 +203,39 @@ impl Found {
             }
         }
         self.records += reader.records();
-        self.bytes += reader.offset() + reader.bytes_left();
-        self.ended.extend((self.tail.len > 0).then_some(self.tail.base));
-        self.tail = Tail { base, len: reader.offset(), torn_bytes: reader.bytes_left(), end };
+        self.bytes += reader.bytes_read() + reader.bytes_left();
+        self.older_bytes += file_len(self.tail.len) + self.tail.torn_bytes;
+        self.tail = Tail { base, len: reader.position(), torn_bytes: reader.bytes_left(), end, last };
         Ok(())
     }
 
-    fn apply(&mut self, reader: &Reader, commits: Vec<Commit>) -> Result<(), DurableError> {
-        for commit in commits {
-            if commit.revision.0 != self.state.revision().0 + 1 {
-                return Err(reader.corrupt("a revision does not follow the one before"));
-            }
+    /// Fails unless there are the logs that a seal speaks of.
+    fn assert_sealed(&mut self, disk: &dyn Disk, Seal { log, len }: Seal) -> Result<(), DurableError> {
+        let Tail { base, len: found, torn_bytes, .. } = self.tail;
+        if base < log {
+            return Err(gone(disk, FileKind::Log, log));
+        }
+        let Some(len) = len else { return Ok(()) };
+        if (base, found, torn_bytes) != (log, len, 0) {
+            let offset = file_len(if base == log { found.min(len) } else { 0 });
+            let reason = "it does not end where it did when the store was closed";
+            return Err(DurableError::corrupt(&file_path(disk, FileKind::Log, base), offset, reason));
+        }
+        self.is_closed = true;
+        Ok(())
+    }
+
+    /// Applies a commit that follows `before` in its log, unless the log before has told of it.
+    fn apply(&mut self, reader: &Reader, before: Revision, commit: Commit) -> Result<Revision, DurableError> {
+        let revision = commit.revision;
+        if revision.0 != before.0 + 1 {
+            return Err(reader.corrupt("a revision does not follow the one before"));
+        }
+        if revision > self.state.revision() {
             self.state.apply(commit);
         }
-        Ok(())
+        Ok(revision)
     }
-}
-
-/// Cuts off what is torn and syncs the rest, which may have been written but not synced when the last process ended.
-fn resume(disk: &dyn Disk, tail: Tail) -> Result<Log, DurableError> {
-    let name = file_name(FileKind::Log, tail.base);
-    let path = disk.path().join(&name);
-    let mut media = disk.append(&name).map_err(DurableError::io(&path))?;
-    media.truncate(tail.len).and_then(|()| media.sync()).map_err(DurableError::io(&path))?;
-    Ok(Log::new(media, path, tail.len).resumed(tail.end))
 }
 
 #[cfg(test)]
@@ -189,10 +261,10 @@ mod tests {
     fn a_lost_log_is_told() {
         let disk: Arc<dyn Disk> = Arc::new(SimulatedDisk::default());
         let changes = vec![Change::Delete(Key::new(["a"]).expect("a valid key"))];
-        let mut log = create_log(&disk, FIRST).expect("a log");
+        let mut log = create_log(&disk, FIRST, &[]).expect("a log");
         let commit = |revision| [Commit { revision: Revision(revision), changes: changes.clone() }];
         log.append(&commit(2)).expect("a commit");
-        let mut next = create_log(&disk, Revision(2)).expect("a log");
+        let mut next = create_log(&disk, Revision(2), &[]).expect("a log");
         log.continue_in(Revision(2)).expect("a log that goes on");
         next.append(&commit(3)).expect("a commit");
         let found = read(&*disk, HistoryLimits::default()).expect("a whole store").expect("a store");

@@ -38,10 +38,12 @@ pub(super) struct Content {
 
 #[derive(Clone, Debug, Default)]
 struct FileContent {
+    /// What those see who ask now.
     written: Vec<u8>,
+    /// Which of these bytes the next sync brings to the disk; none that one brought, or failed to, before.
+    dirty: Vec<bool>,
+    /// What the disk has.
     synced: Vec<u8>,
-    /// Whether a sync failed: the cache takes what it has for clean, so no later one writes it.
-    lost: bool,
 }
 
 /// Gives a name to a file, or takes it from whichever has it.
@@ -152,6 +154,18 @@ impl Content {
         self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    /// Brings a file to the disk, or fails to; then the cache takes what it has for clean, so that no later sync does.
+    fn sync(&mut self, number: usize, fails: bool) -> io::Result<()> {
+        let file = &mut self.files[number];
+        if fails {
+            file.dirty.fill(false);
+        } else {
+            file.sync();
+        }
+        self.step();
+        if fails { Err(io::Error::other("a dead sector")) } else { Ok(()) }
+    }
+
     /// Whether the next sync fails.
     fn fails_sync(&mut self) -> bool {
         let left = self.faults.failed_sync;
@@ -170,18 +184,40 @@ fn apply(change: &NameChange, names: &mut BTreeMap<String, usize>) {
 }
 
 impl FileContent {
+    fn append(&mut self, bytes: &[u8]) {
+        self.written.extend_from_slice(bytes);
+        self.dirty.resize(self.written.len(), true);
+    }
+
+    /// What the disk has after a sync: nothing of what an earlier one failed to bring there.
+    fn flushed(&self) -> Vec<u8> {
+        let mut disk = self.synced.clone();
+        disk.resize(self.written.len(), 0);
+        let dirty = disk.iter_mut().zip(&self.written).zip(&self.dirty).filter(|(_, dirty)| **dirty);
+        dirty.for_each(|((synced, written), _)| *synced = *written);
+        disk
+    }
+
+    fn sync(&mut self) {
+        self.synced = self.flushed();
+        self.dirty.fill(false);
+    }
+
     fn after(&self, crash: &Crash) -> Self {
         let left = match crash {
-            Crash::KeepAll => self.written.clone(),
+            Crash::KeepAll => self.flushed(),
             Crash::DropAll | Crash::KeepNames => self.synced.clone(),
             Crash::Tear(entropy) => self.torn(entropy),
         };
-        Self { written: left.clone(), synced: left, lost: false }
+        Self { written: left.clone(), dirty: vec![false; left.len()], synced: left }
     }
 
     /// What was synced, and of what was appended since some beginning, some sectors and then zeros, or the other way round.
     fn torn(&self, entropy: &Entropy) -> Vec<u8> {
-        let appended = self.written.strip_prefix(&self.synced[..]).unwrap_or_default();
+        let flushed = self.flushed();
+        let Some(appended) = flushed.strip_prefix(&self.synced[..]) else {
+            return if entropy.next_u64().is_multiple_of(2) { flushed } else { self.synced.clone() };
+        };
         let cut = usize::try_from(entropy.next_u64() % (appended.len() as u64 + 1)).expect("no longer than a file");
         let sector = (self.synced.len() + cut) / SECTOR_BYTES * SECTOR_BYTES;
         let (head, tail) = appended.split_at(sector.saturating_sub(self.synced.len()));
@@ -268,7 +304,7 @@ impl Write for Handle {
         if taken.is_empty() && !bytes.is_empty() {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        content.files[self.number].written.extend_from_slice(taken);
+        content.files[self.number].append(taken);
         content.step();
         Ok(taken.len())
     }
@@ -282,13 +318,7 @@ impl Media for Handle {
     fn sync(&mut self) -> io::Result<()> {
         let mut content = self.disk.lock();
         let fails = content.fails_sync();
-        let file = &mut content.files[self.number];
-        file.lost |= fails;
-        if !file.lost {
-            file.synced.clone_from(&file.written);
-        }
-        content.step();
-        if fails { Err(io::Error::other("a dead sector")) } else { Ok(()) }
+        content.sync(self.number, fails)
     }
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
@@ -296,7 +326,10 @@ impl Media for Handle {
         if content.faults.truncate {
             return Err(io::Error::other("a dead sector"));
         }
-        content.files[self.number].written.truncate(usize::try_from(len).expect("no longer than a file"));
+        let len = usize::try_from(len).expect("no longer than a file");
+        let file = &mut content.files[self.number];
+        file.written.truncate(len);
+        file.dirty.truncate(len);
         content.step();
         Ok(())
     }

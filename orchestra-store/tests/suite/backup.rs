@@ -127,8 +127,10 @@ async fn verifying_changes_nothing_and_tells_what_is_there() {
     assert_eq!(files(&data), before);
 
     let log = before.iter().rfind(|(name, _)| name.contains("/log-")).expect("a log");
-    fs::write(&log.0, [&log.1[..], b"OrcF and no more"].concat()).expect("a write");
-    assert_eq!(verify(&data).ok().map(|report| report.torn_bytes), Some(16));
+    fs::write(&log.0, [&log.1[..], b"OrcS no more"].concat()).expect("a write");
+    assert!(matches!(verify(&data), Err(DurableError::Corrupt { .. })), "it was closed without that");
+    fs::remove_file(data.join("SEAL")).expect("a seal");
+    assert_eq!(verify(&data).ok().map(|report| report.torn_bytes), Some(12));
     fs::write(&log.0, [&log.1[..5], b"\xff", &log.1[6..]].concat()).expect("a write");
     assert!(matches!(verify(&data), Err(DurableError::Corrupt { file, .. }) if file == Path::new(&log.0)));
 }

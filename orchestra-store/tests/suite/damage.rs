@@ -15,9 +15,11 @@ use super::reopen::{open, write};
 const COMMITS: u64 = 12;
 /// About how many bits of one file are flipped.
 const FLIPS: usize = 400;
-/// The first frame of a file: its head, a tag, the format, a kind and a revision.
-const HEADER_BYTES: usize = 12 + 1 + 4 + 1 + 8;
-const FORMAT_AT: usize = 12 + 1;
+/// The first frame of a file, after the guard of its sector: its head, a tag, the format, a kind and a revision.
+const HEAD_BYTES: usize = 16;
+const SECTOR_BYTES: usize = 512;
+const HEADER_BYTES: usize = 1 + HEAD_BYTES + 1 + 4 + 1 + 8;
+const FORMAT_AT: usize = 1 + HEAD_BYTES + 1;
 const REVISION_AT: usize = FORMAT_AT + 4 + 1;
 
 /// Makes a store of [`COMMITS`] creations, each synced for itself; returns the path of its log.
@@ -55,20 +57,42 @@ async fn list(store: &DurableStore) -> Listing {
 async fn a_log_cut_off_anywhere_opens_with_the_commits_before() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let log = log_of_creations(directory.path()).await;
+    unseal(directory.path());
     let whole = fs::read(&log).expect("a log");
     let mut most = Revision(0);
     for len in (HEADER_BYTES..whole.len()).step_by(7).chain([whole.len() - 1]) {
-        fs::write(&log, &whole[..len]).expect("a write");
-        let store = try_open(directory.path()).expect("a crash image opens");
-        let listing = list(&store).await;
-        assert_eq!(listing.entries.len() as u64 + 1, listing.revision.0);
-        assert!(listing.entries.iter().zip(2..).all(|(entry, revision)| entry.modified == Revision(revision)));
-        assert!(listing.revision >= most);
-        most = listing.revision;
-        let fence = Txn::create(Key::new(["fence"]).expect("a valid name"), Bytes::new());
-        assert_eq!(store.commit(fence).await.ok(), Some(Revision(listing.revision.0 + 1)));
+        let image = image(directory.path(), &log, &whole[..len]);
+        let mut listing = None;
+        // What is added by one opener is there for the next, whose log is another.
+        for added in 0..3 {
+            let store = try_open(image.path()).expect("a crash image opens");
+            let found = list(&store).await;
+            let before = listing.replace(found.clone()).unwrap_or_else(|| found.clone());
+            assert!(found.entries.len() as u64 + 1 == found.revision.0 && before.revision <= found.revision);
+            assert!(
+                found.entries.iter().map(|entry| entry.modified.0).max().is_none_or(|last| last == found.revision.0)
+            );
+            most = most.max(Revision(found.revision.0 - added));
+            let next = Txn::create(Key::new(["next", &added.to_string()]).expect("a valid name"), Bytes::new());
+            assert_eq!(store.commit(next).await.ok(), Some(Revision(found.revision.0 + 1)));
+            drop(store);
+            unseal(image.path());
+        }
     }
-    assert_eq!(most, Revision(COMMITS + 1), "the seal holds no commit");
+    assert_eq!(most, Revision(COMMITS), "the last byte is of the last commit");
+}
+
+/// A copy of a store with another log.
+fn image(directory: &Path, log: &Path, bytes: &[u8]) -> tempfile::TempDir {
+    let image = tempfile::tempdir().expect("a temporary directory");
+    copy(directory, image.path());
+    fs::write(image.path().join(log.file_name().expect("a name")), bytes).expect("a write");
+    image
+}
+
+/// Makes of a store that was closed one that was killed.
+fn unseal(directory: &Path) {
+    fs::remove_file(directory.join("SEAL")).expect("a seal");
 }
 
 /// Opens the store in `directory`, without checkpoints.
@@ -97,9 +121,8 @@ async fn a_flipped_bit_is_told_or_takes_nothing() {
     copy(closed.path(), killed.path());
     drop(store);
     for directory in [closed.path(), killed.path()] {
-        for name in ["log-", "checkpoint-", "LOCK"] {
-            let path = last_file(directory, name);
-            flip_bits(directory, &path, &expected);
+        for name in ["log-", "checkpoint-", "LOCK", "RESERVE", "SEAL"] {
+            flip_bits(directory, &last_file(directory, name), &expected);
         }
     }
 }
@@ -127,26 +150,48 @@ fn flip_bits(directory: &Path, path: &Path, expected: &Listing) {
     }
 }
 
-/// Rule 17: a whole byte may go, at any place.
+fn assert_corrupt(directory: &Path, file: &Path, what: &str) {
+    for result in [try_open(directory).map(drop), verify(directory).map(drop)] {
+        assert!(matches!(&result, Err(DurableError::Corrupt { file: told, .. }) if told == file), "{what}: {result:?}");
+    }
+}
+
+/// Rule 17: a byte may be another, at any place, and so may all of a sector.
 #[tokio::test]
-async fn damage_to_a_closed_store_is_told_or_takes_nothing() {
+async fn damage_to_a_closed_store_is_told() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let log = log_of_creations(directory.path()).await;
     let whole = fs::read(&log).expect("a log");
-    let seal = whole.windows(4).rposition(|bytes| bytes == b"OrcF").expect("a frame");
     for position in 0..whole.len() {
         let mut damaged = whole.clone();
         damaged[position] ^= 0xa5;
         fs::write(&log, &damaged).expect("a write");
-        match try_open(directory.path()) {
-            Err(DurableError::Corrupt { file, .. }) => assert_eq!(file, log),
-            Err(error) => panic!("expected Corrupt, got {error:?}"),
-            Ok(store) => {
-                assert!(position >= seal, "byte {position} was missed");
-                assert_eq!(list(&store).await.revision, Revision(COMMITS + 1));
-            }
-        }
+        assert_corrupt(directory.path(), &log, &format!("byte {position}"));
     }
+    for start in (0..whole.len()).step_by(SECTOR_BYTES) {
+        let mut damaged = whole.clone();
+        let end = whole.len().min(start + SECTOR_BYTES);
+        damaged[start..end].fill(0);
+        fs::write(&log, &damaged).expect("a write");
+        assert_corrupt(directory.path(), &log, &format!("the sector at {start}"));
+    }
+}
+
+/// Rule 17: a store that was closed was not cut off by a crash.
+#[tokio::test]
+async fn a_log_cut_off_after_the_store_was_closed_is_told() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let log = log_of_creations(directory.path()).await;
+    let whole = fs::read(&log).expect("a log");
+    for len in 0..whole.len() {
+        fs::write(&log, &whole[..len]).expect("a write");
+        assert_corrupt(directory.path(), &log, &format!("{len} bytes are left"));
+    }
+    fs::write(&log, [&*whole, b"more"].concat()).expect("a write");
+    assert_corrupt(directory.path(), &log, "there is more");
+    fs::write(&log, &whole).expect("a write");
+    assert_eq!(verify(directory.path()).map(|report| report.revision).ok(), Some(Revision(COMMITS + 1)));
+    assert_eq!(list(&open(directory.path())).await.revision, Revision(COMMITS + 1));
 }
 
 /// Rule 17.
@@ -225,21 +270,27 @@ fn header_with(log: &Path, at: usize, bytes: &[u8]) -> Vec<u8> {
     let mut header = fs::read(log).expect("a log");
     header.truncate(HEADER_BYTES);
     header[at..at + bytes.len()].copy_from_slice(bytes);
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&header[4..8]);
-    hasher.update(&header[12..]);
-    header[8..12].copy_from_slice(&hasher.finalize().to_le_bytes());
+    let sum = crc32fast::hash(&header[1 + HEAD_BYTES..]);
+    header[9..13].copy_from_slice(&sum.to_le_bytes());
+    let sum = crc32fast::hash(&[&[0; 8], &header[1..13]].concat());
+    header[13..17].copy_from_slice(&sum.to_le_bytes());
     header
 }
 
-/// A file of a later version is refused, not guessed at.
+/// A file of another version is refused, not guessed at.
 #[tokio::test]
-async fn a_later_format_is_refused() {
+async fn another_format_is_refused() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let log = log_of_creations(directory.path()).await;
-    fs::write(&log, header_with(&log, FORMAT_AT, &9_u32.to_le_bytes())).expect("a write");
+    for format in [0_u32, 3, 9] {
+        fs::write(&log, header_with(&log, FORMAT_AT, &format.to_le_bytes())).expect("a write");
+        let result = try_open(directory.path());
+        let is_told = matches!(result, Err(DurableError::Format { found, supported: 2, .. }) if found == format);
+        assert!(is_told, "got {result:?}");
+    }
+    fs::write(&log, b"OrcF\x0e\0\0\0what format 1 began with").expect("a write");
     let result = try_open(directory.path());
-    assert!(matches!(result, Err(DurableError::Format { found: 9, supported: 1, .. })), "got {result:?}");
+    assert!(matches!(result, Err(DurableError::Format { found: 1, supported: 2, .. })), "got {result:?}");
 }
 
 /// An error after a new log got its name leaves it empty, and the store with the old one.
@@ -248,16 +299,21 @@ async fn a_log_that_was_begun_but_never_used_is_no_damage() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let log = log_of_creations(directory.path()).await;
     let whole = fs::read(&log).expect("a log");
-    let frame = |bytes: &[u8]| bytes.windows(4).rposition(|bytes| bytes == b"OrcF").expect("a frame");
-    let seal = frame(&whole);
-    let last = frame(&whole[..seal]);
-    let unused = directory.path().join(format!("log-{COMMITS:020}"));
-    for (len, expected) in [(whole.len(), COMMITS + 1), (seal, COMMITS + 1), (last + 20, COMMITS)] {
-        fs::write(&log, &whole[..len]).expect("a write");
+    let last = whole.windows(4).rposition(|bytes| bytes == b"OrcS").expect("a frame");
+    let base = COMMITS + 1;
+    let sealed = directory.path().join(format!("log-{base:020}"));
+    fs::write(&sealed, header_with(&log, REVISION_AT, &base.to_le_bytes())).expect("a write");
+    assert_eq!(verify(directory.path()).map(|report| report.revision).ok(), Some(Revision(base)), "it was sealed");
+    fs::remove_file(&sealed).expect("a removal");
+    unseal(directory.path());
+    for (len, expected) in [(whole.len(), COMMITS + 1), (last + 20, COMMITS)] {
+        let image = image(directory.path(), &log, &whole[..len]);
+        let unused = image.path().join(format!("log-{COMMITS:020}"));
         fs::write(&unused, header_with(&log, REVISION_AT, &COMMITS.to_le_bytes())).expect("a write");
-        let store = try_open(directory.path()).expect("a store opens");
-        assert_eq!(list(&store).await.revision, Revision(expected));
-        assert!(!unused.exists());
+        for _ in 0..2 {
+            let store = try_open(image.path()).expect("a store opens");
+            assert_eq!(list(&store).await.revision, Revision(expected));
+        }
     }
 }
 
@@ -269,6 +325,7 @@ async fn a_log_that_ends_before_the_next_begins_is_told() {
     let whole = fs::read(&log).expect("a log");
     let next = directory.path().join(format!("log-{:020}", COMMITS + 1));
     fs::write(&next, header_with(&log, REVISION_AT, &(COMMITS + 1).to_le_bytes())).expect("a write");
+    unseal(directory.path());
     for len in [whole.len() - 20, whole.len() - 60] {
         fs::write(&log, &whole[..len]).expect("a write");
         let result = try_open(directory.path());

@@ -30,6 +30,7 @@ const OPTIONS: DurableOptions = DurableOptions {
     history: orchestra_store::HistoryLimits { commits_max: 10_000, bytes_max: 1 << 24 },
     log_bytes_min: 4 << 10,
     reserve_bytes: 1 << 10,
+    create: true,
 };
 
 /// What a child said of a commit that was acknowledged: `revision key value`.

@@ -115,6 +115,23 @@ fn a_second_opener_is_told_that_the_store_is_open() {
     let first = open(directory.path());
     let second = DurableStore::open(directory.path());
     assert!(matches!(second, Err(DurableError::Locked { directory }) if directory == first.directory()));
+    std::fs::remove_file(first.directory().join("LOCK")).expect("a lock");
+    let third = DurableStore::open(directory.path());
+    assert!(matches!(third, Err(DurableError::Locked { .. })), "the file is gone, the lock is not: {third:?}");
+}
+
+/// A typing mistake makes no store.
+#[test]
+fn a_store_that_must_be_there_is_not_made() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let options = DurableOptions { create: false, ..DurableOptions::default() };
+    for path in [directory.path().to_owned(), directory.path().join("none")] {
+        let result = DurableStore::open_with(&path, options);
+        assert!(matches!(&result, Err(DurableError::Absent { directory }) if *directory == path), "got {result:?}");
+    }
+    assert_eq!(std::fs::read_dir(directory.path()).expect("a directory").count(), 0);
+    drop(open(directory.path()));
+    DurableStore::open_with(directory.path(), options).expect("a store that is there opens");
 }
 
 /// A process that another thread has forked holds every lock of this one until it executes its program.
