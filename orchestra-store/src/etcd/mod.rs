@@ -162,7 +162,7 @@ impl Store for EtcdStore {
     }
 
     async fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Watch> {
-        Ok(watch::watch(self.clone(), prefix, after))
+        Ok(watch::watch(self.clone(), prefix, after).await)
     }
 
     async fn compact(&self, floor: Revision) -> Result<()> {

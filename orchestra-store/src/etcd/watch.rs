@@ -4,8 +4,9 @@
 //! others; it keeps a bounded number of batches, and ends when there are more. Whatever ended a stream, the reader drains
 //! what is there and opens another after the last batch it was given (SEMANTICS 11, 14).
 //!
-//! A stream is asked for from the last revision seen, not from the one after it, and repeats are dropped: etcd 3.4 has
-//! lost a deletion at exactly the compacted revision, and refuses to begin before it (SEMANTICS 15).
+//! A stream of the past is asked for from the last revision seen, not from the one after it, and repeats are dropped: etcd
+//! 3.4 has lost a deletion at exactly the compacted revision, and refuses to begin before it (SEMANTICS 15). One from now
+//! on has nothing to lose, and is told of each commit as it happens; etcd looks after those of the past only every 100 ms.
 
 use std::{
     sync::{
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use etcd_client::{Client, GetOptions, WatchOptions, WatchStream};
+use etcd_client::{Client, Error as ClientError, GetOptions, WatchOptions, WatchResponse, WatchStream};
 use futures::{StreamExt as _, stream};
 use orchestra_core::store::{Batch, Change, Error, Prefix, Result, Revision, Watch};
 use tokio::{
@@ -40,10 +41,14 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
 /// Follows the commits after `after` to keys under `prefix`, for ever.
-pub(super) fn watch(store: EtcdStore, prefix: &Prefix, after: Revision) -> Watch {
+///
+/// It tries once to open a stream before it returns: opened when it is read, it would be one of the past.
+pub(super) async fn watch(store: EtcdStore, prefix: &Prefix, after: Revision) -> Watch {
     let range = store.keyspace.at(prefix.as_str());
     let is_whole = *prefix == Prefix::all();
-    let follower = Follower { store, range, is_whole, after, feed: None, retry: RETRY_MIN };
+    let mut follower = Follower { store, range, is_whole, after, feed: None, retry: RETRY_MIN };
+    // A refusal is the watch's to tell, which asks again.
+    follower.feed = follower.open().await.unwrap_or_default();
     stream::try_unfold(follower, |mut follower| async {
         let batch = follower.next().await?;
         Ok(Some((batch, follower)))
@@ -102,14 +107,7 @@ impl Follower {
 
     /// Opens a stream, if a member is there to give one.
     async fn open(&self) -> Result<Option<Feed>> {
-        let from = number(self.after).max(1);
-        let options =
-            WatchOptions::new().with_prefix().with_start_revision(from).with_fragment().with_progress_notify();
-        let range = self.range.clone();
-        let opened = self.store.members.open(|client| async move {
-            client.watch_client().max_decoding_message_size(MESSAGE_BYTES_MAX).watch(range, Some(options)).await
-        });
-        match opened.await {
+        match self.store.members.open(|client| self.stream(client)).await {
             Ok((member, stream)) => {
                 let mut feed = Feed::start(&self.store, member, stream, self.after);
                 if self.is_whole {
@@ -117,7 +115,7 @@ impl Follower {
                 }
                 Ok(Some(feed))
             }
-            Err(error) if fault(&error) == Fault::Refused && matches!(error, etcd_client::Error::GRpcStatus(_)) => {
+            Err(error) if fault(&error) == Fault::Refused && matches!(error, ClientError::GRpcStatus(_)) => {
                 Err(Error::Unavailable(error.into()))
             }
             Err(error) => {
@@ -125,6 +123,49 @@ impl Follower {
                 Ok(None)
             }
         }
+    }
+
+    /// The stream from now on, if it is certain that nothing has happened since; otherwise that of the past.
+    async fn stream(&self, client: Client) -> Result<Stream, ClientError> {
+        let last = number(self.after);
+        if self.store.asked.newest() <= self.after {
+            let stream = Stream::open(&client, &self.range, last.saturating_add(1)).await?;
+            // It was there before the read: what that does not see, the stream will tell.
+            if stream.as_of() <= self.after && self.is_newest(client.clone()).await? {
+                return Ok(stream);
+            }
+        }
+        Stream::open(&client, &self.range, last.max(1)).await
+    }
+
+    /// Whether there was no later commit at some moment during the call.
+    async fn is_newest(&self, mut client: Client) -> Result<bool, ClientError> {
+        let answer = client.get(self.store.keyspace.marker(), Some(GetOptions::new().with_keys_only())).await?;
+        Ok(revision(answer.header().map_or(0, |header| header.revision())) <= self.after)
+    }
+}
+
+/// One of etcd's watch streams, and what it said first.
+struct Stream {
+    first: WatchResponse,
+    rest: WatchStream,
+}
+
+impl Stream {
+    async fn open(client: &Client, range: &[u8], from: i64) -> Result<Self, ClientError> {
+        let options =
+            WatchOptions::new().with_prefix().with_start_revision(from).with_fragment().with_progress_notify();
+        let mut client = client.watch_client().max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let mut rest = client.watch(range, Some(options)).await?;
+        match rest.message().await? {
+            Some(first) => Ok(Self { first, rest }),
+            None => Err(ClientError::WatchError("the stream ended".into())),
+        }
+    }
+
+    /// The revision at which it was opened, or one a little before.
+    fn as_of(&self) -> Revision {
+        revision(self.first.header().map_or(0, |header| header.revision()))
     }
 }
 
@@ -138,7 +179,7 @@ struct Feed {
 }
 
 impl Feed {
-    fn start(store: &EtcdStore, member: usize, stream: WatchStream, after: Revision) -> Self {
+    fn start(store: &EtcdStore, member: usize, stream: Stream, after: Revision) -> Self {
         let (sender, receiver) = mpsc::channel(WAITING_BATCHES_MAX);
         let (bytes, reached) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(after.0)));
         let buffer = Buffer { sender, bytes: Arc::clone(&bytes), reached: Arc::clone(&reached) };
@@ -190,12 +231,17 @@ impl Buffer {
 }
 
 /// Reads `stream` into `buffer` until that is full, or history is compacted; the error is why the member was lost.
-async fn read(mut stream: WatchStream, mut batches: Batches, buffer: &Buffer) -> Result<(), String> {
+async fn read(stream: Stream, mut batches: Batches, buffer: &Buffer) -> Result<(), String> {
+    let Stream { first, mut rest } = stream;
+    let mut first = Some(first);
     loop {
-        let response = match stream.message().await {
-            Ok(Some(response)) => response.0,
-            Ok(None) => return Err("the stream ended".into()),
-            Err(error) => return Err(error.to_string()),
+        let response = match first.take() {
+            Some(response) => response.0,
+            None => match rest.message().await {
+                Ok(Some(response)) => response.0,
+                Ok(None) => return Err("the stream ended".into()),
+                Err(error) => return Err(error.to_string()),
+            },
         };
         if response.canceled {
             if response.cancel_reason.contains("permission denied") {

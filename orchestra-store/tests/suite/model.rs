@@ -1,8 +1,12 @@
 //! The same random sequences on every store, beside one plain model: those that agree with it agree with one another.
 
 use std::env;
+#[cfg(feature = "etcd")]
+use std::thread;
 
 use orchestra_core::store::conformance::model::check_sequences;
+#[cfg(feature = "etcd")]
+use orchestra_core::store::conformance::model::{Share, check_share};
 use orchestra_store::{DurableStore, MemoryStore};
 #[cfg(feature = "etcd")]
 use orchestra_store::{EtcdStore, etcd::testing::Etcd};
@@ -29,6 +33,10 @@ fn a_durable_store_answers_as_the_model() {
     check_sequences(open, sequences());
 }
 
+/// How many etcds share the sequences: one mostly waits for the next of its own rounds, every 100 ms.
+#[cfg(feature = "etcd")]
+const ETCDS: u32 = 4;
+
 #[cfg(feature = "etcd")]
 #[test]
 fn etcd_answers_as_the_model() {
@@ -37,5 +45,10 @@ fn etcd_answers_as_the_model() {
         let store = EtcdStore::connect(etcd.options()).await.expect("etcd answers");
         (store, etcd)
     };
-    check_sequences(open, sequences());
+    // What a share finds fails the test when the scope ends.
+    thread::scope(|scope| {
+        for first in 0..ETCDS {
+            scope.spawn(move || check_share(open, sequences(), Share { first, of: ETCDS }));
+        }
+    });
 }

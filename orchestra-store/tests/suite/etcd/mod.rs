@@ -111,6 +111,20 @@ async fn a_silent_etcd_is_unavailable_and_then_goes_on() {
     assert_eq!(told(&mut watch, expected.len()).await, expected);
 }
 
+/// SEMANTICS 15: a watch from now on is open when the call returns, not when it is read or etcd next looks after it.
+#[tokio::test]
+async fn a_watch_from_now_on_misses_nothing_that_is_compacted_before_it_is_read() {
+    let etcd = Etcd::start().await;
+    let store = connect(etcd.options()).await.expect("etcd answers");
+    create(&store, 0, 2).await;
+    for round in 1..6 {
+        let mut watch = watch(&store).await;
+        let expected = create(&store, round * 10, 3).await;
+        store.compact(expected[2]).await.expect("it compacts");
+        assert_eq!(told(&mut watch, 3).await, expected);
+    }
+}
+
 /// SEMANTICS 14: a watch that is not read holds up neither the store nor another, and misses nothing.
 #[tokio::test]
 async fn a_watch_that_is_not_read_misses_nothing() {
