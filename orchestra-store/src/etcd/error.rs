@@ -15,6 +15,8 @@ pub(super) enum Fault {
     Unknown,
     /// The same call would be refused again.
     Refused,
+    /// It was not carried out, for what the endpoint names is no etcd: another may be.
+    WrongEndpoint,
     /// It asked for history that is compacted.
     Compacted,
     /// It asked for more in one answer than the client takes.
@@ -27,15 +29,19 @@ pub(super) enum Fault {
 
 /// Tells what `error` means; by etcd's messages, where its codes say too little.
 pub(super) fn fault(error: &ClientError) -> Fault {
-    let ClientError::GRpcStatus(status) = error else { return Fault::Refused };
+    let ClientError::GRpcStatus(status) = error else { return Fault::WrongEndpoint };
     let message = status.message();
+    // A web server's refusal; what it does with what it takes is not known.
+    let speaks_grpc = !message.contains("grpc-status header missing");
     match status.code() {
         Code::OutOfRange if message.contains("compacted") => Fault::Compacted,
         Code::OutOfRange if message.contains("message length too large") => Fault::AnswerTooLarge,
         Code::InvalidArgument if message.contains("request is too large") => Fault::RequestTooLarge,
         Code::ResourceExhausted if message.contains("larger than max") => Fault::RequestTooLarge,
         Code::InvalidArgument if message.contains("too many operations") => Fault::TooManyOperations,
-        Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented => Fault::Refused,
+        Code::Unimplemented => Fault::WrongEndpoint,
+        Code::PermissionDenied | Code::Unauthenticated if !speaks_grpc => Fault::WrongEndpoint,
+        Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated => Fault::Refused,
         Code::FailedPrecondition => Fault::Refused,
         Code::ResourceExhausted if message.contains("database space exceeded") => Fault::Refused,
         Code::ResourceExhausted if message.contains("too many requests") => Fault::NotCarriedOut,
@@ -81,5 +87,8 @@ mod tests {
         assert_eq!(of(Code::InvalidArgument, "etcdserver: request is too large"), Fault::RequestTooLarge);
         let compacted = "etcdserver: mvcc: required revision has been compacted";
         assert_eq!(of(Code::OutOfRange, compacted), Fault::Compacted);
+        assert_eq!(of(Code::PermissionDenied, "etcdserver: permission denied"), Fault::Refused);
+        let forbidden = "grpc-status header missing, mapped from HTTP status code 403";
+        assert_eq!(of(Code::PermissionDenied, forbidden), Fault::WrongEndpoint);
     }
 }

@@ -72,6 +72,8 @@ impl Members {
         let deadline = Instant::now() + self.options.request_timeout;
         // Leaves time for another member when one hangs.
         let share = u32::try_from(self.clients.len().clamp(1, 3)).unwrap_or(1);
+        // How many in a row can't be waited for.
+        let mut wrong = 0;
         loop {
             let number = self.current.load(Ordering::Relaxed);
             let attempt = async {
@@ -90,8 +92,14 @@ impl Members {
             match fault {
                 Fault::Compacted | Fault::AnswerTooLarge => return Ok(Err(fault)),
                 Fault::Refused | Fault::RequestTooLarge | Fault::TooManyOperations => return Err(error),
-                Fault::NotCarriedOut | Fault::Unknown => self.leave(number),
+                Fault::WrongEndpoint if wrong + 1 >= self.clients.len() => return Err(error),
+                Fault::NotCarriedOut | Fault::Unknown | Fault::WrongEndpoint => self.leave(number),
             }
+            if fault == Fault::WrongEndpoint {
+                wrong += 1;
+                continue;
+            }
+            wrong = 0;
             let hopeless = fault == Fault::Unknown && repeat == Repeat::Unsafe;
             if hopeless || Instant::now() + RETRY >= deadline {
                 return Err(error);

@@ -26,7 +26,7 @@ use self::{
 
 pub use self::options::{EtcdOptions, EtcdTls, EtcdUser};
 
-/// The largest message that is taken from etcd.
+/// The largest answer to a read that is taken from etcd; a listing asks for less if one is larger.
 const MESSAGE_BYTES_MAX: usize = 8 << 20;
 /// How many bytes of values a page of a listing is meant to have, and how many entries the first one asks for.
 const PAGE_BYTES: usize = 2 << 20;
@@ -61,9 +61,11 @@ impl fmt::Debug for EtcdStore {
 impl EtcdStore {
     /// Connects as `options` say, and asks once whether etcd answers.
     ///
+    /// An endpoint that is no etcd, or no URL, is passed over for the next.
+    ///
     /// # Errors
     ///
-    /// [`Error::Unavailable`] if no endpoint answers in time, or etcd refuses the user.
+    /// [`Error::Unavailable`] if no endpoint answers in time, none is an etcd, or etcd refuses the user.
     pub async fn connect(options: EtcdOptions) -> Result<Self> {
         let keyspace = Keyspace::new(&options.prefix);
         let store = Self { members: Arc::new(Members::new(options)), keyspace, asked: Asked::new() };

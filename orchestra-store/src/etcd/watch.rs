@@ -26,7 +26,7 @@ use tokio::{
 };
 
 use super::{
-    EtcdStore, MESSAGE_BYTES_MAX,
+    EtcdStore,
     batches::Batches,
     error::{Fault, fault},
     keyspace::{number, revision},
@@ -37,6 +37,9 @@ use super::{
 /// How many batches wait for a slow reader, and how many bytes of values.
 const WAITING_BATCHES_MAX: usize = 1_024;
 const WAITING_BYTES_MAX: usize = 8 << 20;
+/// The largest message that is taken: etcd sends none that is larger. Fragments have no more than the etcd's
+/// `--max-request-bytes` and 512 KiB, unless it is one event; an etcd that knows no fragments sends all of it at once.
+const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
 const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 
@@ -115,9 +118,7 @@ impl Follower {
                 }
                 Ok(Some(feed))
             }
-            Err(error) if fault(&error) == Fault::Refused && matches!(error, ClientError::GRpcStatus(_)) => {
-                Err(Error::Unavailable(error.into()))
-            }
+            Err(error) if fault(&error) == Fault::Refused => Err(Error::Unavailable(error.into())),
             Err(error) => {
                 tracing::debug!(%error, "no watch could be opened");
                 Ok(None)

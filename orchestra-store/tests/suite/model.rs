@@ -2,14 +2,14 @@
 
 use std::env;
 #[cfg(feature = "etcd")]
-use std::thread;
+use std::{thread, time::Duration};
 
 use orchestra_core::store::conformance::model::check_sequences;
 #[cfg(feature = "etcd")]
 use orchestra_core::store::conformance::model::{Share, check_share};
 use orchestra_store::{DurableStore, MemoryStore};
 #[cfg(feature = "etcd")]
-use orchestra_store::{EtcdStore, etcd::testing::Etcd};
+use orchestra_store::{EtcdOptions, EtcdStore, etcd::testing::Etcd};
 
 /// How many sequences there are; CONTRIBUTING.md has the command for a campaign.
 const SEQUENCES_VARIABLE: &str = "ORCHESTRA_MODEL_SEQUENCES";
@@ -37,13 +37,17 @@ fn a_durable_store_answers_as_the_model() {
 #[cfg(feature = "etcd")]
 const ETCDS: u32 = 4;
 
+/// How long an etcd may take to answer: a campaign takes long enough to meet a machine that is busy with something else.
+#[cfg(feature = "etcd")]
+const PATIENCE: Duration = Duration::from_secs(120);
+
 #[cfg(feature = "etcd")]
 #[test]
 fn etcd_answers_as_the_model() {
     let open = || async {
         let etcd = Etcd::start().await;
-        let store = EtcdStore::connect(etcd.options()).await.expect("etcd answers");
-        (store, etcd)
+        let options = EtcdOptions { request_timeout: PATIENCE, keepalive_timeout: PATIENCE, ..etcd.options() };
+        (EtcdStore::connect(options).await.expect("etcd answers"), etcd)
     };
     // What a share finds fails the test when the scope ends.
     thread::scope(|scope| {

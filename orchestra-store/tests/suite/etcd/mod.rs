@@ -1,6 +1,7 @@
 //! The store on a real etcd; one for each case, as compaction is global to it.
 
 mod cluster;
+mod endpoints;
 mod relay;
 mod shared;
 
@@ -155,6 +156,27 @@ async fn what_is_over_the_limits_of_an_etcd_is_invalid() {
     let many = store.commit(many).await;
     assert!(matches!(many, Err(Error::Invalid(why)) if why.contains("--max-txn-ops")), "got {many:?}");
     assert_eq!(store.list(&Prefix::all()).await.expect("a listing").entries, []);
+}
+
+/// An etcd that takes larger requests than others tells of them in larger messages, too.
+#[tokio::test]
+async fn a_watch_is_told_of_a_commit_of_any_size() {
+    let etcd = Etcd::start_with(&["--max-request-bytes=33554432"], None).await;
+    let store = EtcdStore::connect(etcd.options()).await.expect("etcd answers");
+    let (mut live, start) = (watch(&store).await, store.revision().await.expect("a revision"));
+    let mut expected = Vec::new();
+    for round in 0..2 {
+        let mut large = Txn::default();
+        for number in 0..12 {
+            let one = Txn::create(key(&format!("{round}-{number}")), Bytes::from(vec![b'x'; 1_000_000]));
+            large.checks.extend(one.checks);
+            large.ops.extend(one.ops);
+        }
+        expected.push(store.commit(large).await.expect("a commit"));
+    }
+    assert_eq!(told(&mut live, 2).await, expected);
+    let mut past = store.watch(&Prefix::all(), start).await.expect("a watch");
+    assert_eq!(told(&mut past, 2).await, expected);
 }
 
 fn user(name: &str, password: &str) -> Option<EtcdUser> {
