@@ -11,7 +11,13 @@ mod watch;
 
 pub mod testing;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use async_trait::async_trait;
 use etcd_client::{Client, GetOptions, GetResponse};
@@ -49,6 +55,8 @@ pub struct EtcdStore {
     members: Arc<Members>,
     keyspace: Keyspace,
     asked: Asked,
+    /// The newest revision that an answer has shown.
+    newest: Arc<AtomicU64>,
 }
 
 impl fmt::Debug for EtcdStore {
@@ -68,7 +76,8 @@ impl EtcdStore {
     /// [`Error::Unavailable`] if no endpoint answers in time, none is an etcd, or etcd refuses the user.
     pub async fn connect(options: EtcdOptions) -> Result<Self> {
         let keyspace = Keyspace::new(&options.prefix);
-        let store = Self { members: Arc::new(Members::new(options)), keyspace, asked: Asked::new() };
+        let members = Arc::new(Members::new(options));
+        let store = Self { members, keyspace, asked: Asked::new(), newest: Arc::default() };
         store.revision().await?;
         Ok(store)
     }
@@ -78,7 +87,15 @@ impl EtcdStore {
             let (from, options) = (from.clone(), options.clone());
             async move { client.kv_client().max_decoding_message_size(MESSAGE_BYTES_MAX).get(from, Some(options)).await }
         };
-        self.members.call(Repeat::Safe, call).await
+        let answer = self.members.call(Repeat::Safe, call).await?;
+        if let Ok(answer) = &answer {
+            self.saw(revision(answer.header().map_or(0, |header| header.revision())));
+        }
+        Ok(answer)
+    }
+
+    fn saw(&self, revision: Revision) {
+        self.newest.fetch_max(revision.0, Ordering::Relaxed);
     }
 
     /// Lists page by page, all as of the first; `None` if compaction was faster.
@@ -160,7 +177,9 @@ impl Store for EtcdStore {
             async move { client.kv_client().txn(request).await }
         };
         let response = self.members.call(Repeat::Unsafe, call).await?.map_err(unexpected)?;
-        txn::outcome(&txn, &response)
+        let outcome = txn::outcome(&txn, &response);
+        outcome.iter().for_each(|revision| self.saw(*revision));
+        outcome
     }
 
     async fn watch(&self, prefix: &Prefix, after: Revision) -> Result<Watch> {

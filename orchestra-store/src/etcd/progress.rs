@@ -46,11 +46,6 @@ impl Asked {
         });
     }
 
-    /// The newest one that a reader was told.
-    pub(super) fn newest(&self) -> Revision {
-        *self.0.borrow()
-    }
-
     /// Writes markers, for ever, as long as the watch that has come to `reached` is behind.
     pub(super) async fn drive(self, members: Arc<Members>, keyspace: Keyspace, reached: Arc<AtomicU64>) {
         let mut asked = self.0.subscribe();

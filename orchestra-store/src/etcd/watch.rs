@@ -129,7 +129,7 @@ impl Follower {
     /// The stream from now on, if it is certain that nothing has happened since; otherwise that of the past.
     async fn stream(&self, client: Client) -> Result<Stream, ClientError> {
         let last = number(self.after);
-        if self.store.asked.newest() <= self.after {
+        if self.store.newest.load(Ordering::Relaxed) <= self.after.0 {
             let stream = Stream::open(&client, &self.range, last.saturating_add(1)).await?;
             // It was there before the read: what that does not see, the stream will tell.
             if stream.as_of() <= self.after && self.is_newest(client.clone()).await? {

@@ -40,12 +40,15 @@ const ETCDS: u32 = 4;
 /// How long an etcd may take to answer: a campaign takes long enough to meet a machine that is busy with something else.
 #[cfg(feature = "etcd")]
 const PATIENCE: Duration = Duration::from_secs(120);
+/// An etcd gives up itself after 5 s and twice the election timeout.
+#[cfg(feature = "etcd")]
+const PATIENT: [&str; 2] = ["--heartbeat-interval=100", "--election-timeout=5000"];
 
 #[cfg(feature = "etcd")]
 #[test]
 fn etcd_answers_as_the_model() {
     let open = || async {
-        let etcd = Etcd::start().await;
+        let etcd = Etcd::start_with(&PATIENT, None).await;
         let options = EtcdOptions { request_timeout: PATIENCE, keepalive_timeout: PATIENCE, ..etcd.options() };
         (EtcdStore::connect(options).await.expect("etcd answers"), etcd)
     };

@@ -105,7 +105,7 @@ fn from(first: usize) -> impl Iterator<Item = usize> {
     (first..first + MEMBERS).map(|number| number % MEMBERS)
 }
 
-async fn leader(cluster: &EtcdCluster) -> usize {
+pub(super) async fn leader(cluster: &EtcdCluster) -> usize {
     loop {
         if let Some(leader) = cluster.leader().await {
             return leader;

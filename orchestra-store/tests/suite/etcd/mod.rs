@@ -3,6 +3,7 @@
 mod cluster;
 mod endpoints;
 mod relay;
+mod rotation;
 mod shared;
 
 use std::time::Duration;
