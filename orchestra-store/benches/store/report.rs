@@ -6,7 +6,7 @@ use std::{
     io::{self, Write as _},
 };
 
-use crate::measure::Pairs;
+use crate::measure::{Pairs, Sizes};
 
 /// Names the file that figures are appended to.
 const OUT_VARIABLE: &str = "ORCHESTRA_BENCH_OUT";
@@ -24,14 +24,15 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new() -> io::Result<Self> {
+    pub(crate) fn new(sizes: Sizes) -> io::Result<Self> {
         let open = |path| OpenOptions::new().create(true).append(true).open(path);
-        let out = env::var_os(OUT_VARIABLE).map(open).transpose()?;
+        let out = env::var_os(OUT_VARIABLE).filter(|_| sizes.is_full()).map(open).transpose()?;
         println!("{:<44} {:>12} {:>12}  {:<6} {:>8}  range", "", "durable", "etcd", "unit", "better");
         Ok(Self { out })
     }
 
-    /// Tells one figure of both sides: the medians, and by how many times ours is the better one.
+    /// Tells one figure of both sides: the medians, and by how many times ours is the better one. If one was lost in the
+    /// noise, that, and no ratio.
     pub(crate) fn tell(
         &mut self,
         metric: &str,
@@ -43,6 +44,11 @@ impl Report {
             Better::More => ours / peer,
             Better::Less => peer / ours,
         };
+        if ours.iter().chain(peer).any(|figure| *figure <= 0.0) {
+            let (ours, peer) = (short(median(ours)), short(median(peer)));
+            println!("{metric:<44} {ours:>12} {peer:>12}  {unit:<6} {:>8}  too little to measure", "-");
+            return Ok(());
+        }
         let ratios: Vec<f64> = ours.iter().zip(peer).map(ratio).collect();
         let (ours, peer, ratio) = (median(ours), median(peer), median(&ratios));
         let range =

@@ -1,9 +1,9 @@
 //! The two sides of each comparison.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use orchestra_core::store::Store;
-use orchestra_store::{DurableStore, EtcdStore, etcd::testing::Etcd};
+use orchestra_store::{DurableStore, EtcdOptions, EtcdStore, etcd::testing::Etcd};
 use tempfile::TempDir;
 
 use crate::measure::{self, Scope};
@@ -26,7 +26,9 @@ impl Subject {
     /// An etcd of one member, as it is installed, and this process as its client.
     pub(crate) async fn etcd() -> io::Result<Self> {
         let etcd = Etcd::start().await;
-        let store = EtcdStore::connect(etcd.options()).await.map_err(io::Error::other)?;
+        // Saturated, it is slow to answer; that is a figure, and no failure.
+        let options = EtcdOptions { request_timeout: Duration::from_secs(60), ..etcd.options() };
+        let store = EtcdStore::connect(options).await.map_err(io::Error::other)?;
         Ok(Self { store: Arc::new(store), scope: Scope::WithChildren, _guard: Box::new(etcd) })
     }
 

@@ -7,22 +7,24 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     load::{count, key, value},
-    measure::pairs,
+    measure::{Sizes, pairs},
     report::{Better, Report},
     subject::Subject,
 };
 
 const WRITERS: [usize; 3] = [1, 64, 1_000];
-const DURATION: Duration = Duration::from_millis(700);
+const DURATION: Duration = Duration::from_secs(1);
 
 /// How many keys each commit writes.
 const SHAPES: [(&str, usize); 2] = [("put", 1), ("transaction of 4", 4)];
 
-pub(crate) async fn run(report: &mut Report) -> io::Result<()> {
+pub(crate) async fn run(sizes: Sizes, report: &mut Report) -> io::Result<()> {
     for (shape, keys) in SHAPES {
         for writers in WRITERS {
             let subjects = Subject::both().await?;
-            let figures = pairs(&subjects, async |subject| write(subject, writers, keys).await).await?;
+            let duration = sizes.lasting(DURATION);
+            let figures =
+                pairs(sizes, &subjects, async |subject| write(subject, writers, keys, duration).await).await?;
             let noun = if writers == 1 { "writer" } else { "writers" };
             let name = format!("{shape}, {writers} {noun}");
             report.tell_pairs(&name, "1/s", Better::More, &figures, 0)?;
@@ -33,13 +35,13 @@ pub(crate) async fn run(report: &mut Report) -> io::Result<()> {
 }
 
 /// Commits a second, and processor time of each in microseconds; afterwards every acknowledged value is read back.
-async fn write(subject: &Subject, writers: usize, keys: usize) -> io::Result<Vec<f64>> {
+pub(crate) async fn write(subject: &Subject, writers: usize, keys: usize, duration: Duration) -> io::Result<Vec<f64>> {
     let cpu = subject.cpu_seconds()?;
     let start = Instant::now();
     let mut tasks = JoinSet::new();
     for writer in 0..writers {
         let first = writer * keys;
-        tasks.spawn(write_until(Arc::clone(&subject.store), first..first + keys, start + DURATION));
+        tasks.spawn(write_until(Arc::clone(&subject.store), first..first + keys, start + duration));
     }
     let mut commits = 0;
     let mut last = Vec::new();
@@ -58,7 +60,7 @@ async fn write(subject: &Subject, writers: usize, keys: usize) -> io::Result<Vec
     Ok(vec![commits as f64 / seconds, cpu * 1e6 / commits as f64])
 }
 
-/// Replaces the keys of `numbers` by values that count on; returns the counts before and after.
+/// Replaces the keys of `numbers` by values that count on, at least once; returns the counts before and after.
 async fn write_until(
     store: Arc<dyn Store>,
     numbers: std::ops::Range<usize>,
@@ -70,7 +72,7 @@ async fn write_until(
         (seen, next) = (Some(entry.modified), count(&entry.value));
     }
     let before = next;
-    while Instant::now() < end {
+    loop {
         next += 1;
         let mut txn = Txn::default();
         for number in numbers.clone() {
@@ -83,6 +85,8 @@ async fn write_until(
             txn.ops.extend(ops);
         }
         seen = Some(store.commit(txn).await.map_err(io::Error::other)?);
+        if Instant::now() >= end {
+            return Ok((numbers, (before, next)));
+        }
     }
-    Ok((numbers, (before, next)))
 }
