@@ -14,12 +14,19 @@ use crate::{
 };
 
 /// How many watch, and how many events each is told of in a run.
-///
-/// One watcher's share is lost in the noise of the writes.
 const FAN_OUTS: [(usize, usize); 2] = [(100, 8_192), (1_000, 1_024)];
+/// How many events one watcher is told of, whose share is lost in the noise of the writes: it is told with them.
+const EVENTS_OF_ONE: usize = 8_192;
 const WRITERS: u64 = 64;
 
 pub(crate) async fn run(sizes: Sizes, report: &mut Report) -> io::Result<()> {
+    let subjects = Subject::both().await?;
+    let events = sizes.of(EVENTS_OF_ONE) as u64;
+    let figures =
+        pairs(sizes, &subjects, async |subject| Ok(vec![watch(subject, 1, events).await? * 1e6 / events as f64]))
+            .await?;
+    report.tell_pairs("commit and its event to one watcher, processor time", "us", Better::Less, &figures, 0)?;
+    drop(subjects);
     for (watchers, events) in FAN_OUTS {
         let subjects = Subject::both().await?;
         let events = sizes.of(events) as u64;
