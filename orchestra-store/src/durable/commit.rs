@@ -14,7 +14,7 @@ use std::{
 };
 
 use orchestra_core::store::{Error, Listing, Op, Prefix, Result, Revision, Txn};
-use tokio::{sync::oneshot, task::spawn_blocking};
+use tokio::{runtime::Handle, sync::oneshot, task::spawn_blocking};
 
 use super::{
     checkpoint,
@@ -44,7 +44,7 @@ pub(super) struct Committer {
     log_bytes_min: u64,
     /// Locked by the leader, and when there is none any more.
     log: Mutex<Log>,
-    /// Locked by the leader only.
+    /// Locked by the leader, and by a job that has written a checkpoint.
     reserve: Mutex<Reserve>,
     queue: Mutex<Queue>,
     checkpointing: AtomicBool,
@@ -98,7 +98,9 @@ impl Committer {
     /// Queues a transaction at once, and resolves when it is durable and visible, or refused.
     pub(super) fn commit(self: &Arc<Self>, txn: Txn) -> impl Future<Output = Result<Revision>> + Send + use<> {
         let (answer, answered) = oneshot::channel();
-        self.enqueue(Waiting { txn, answer });
+        if Handle::try_current().is_ok() {
+            self.enqueue(Waiting { txn, answer });
+        }
         async { answered.await.unwrap_or_else(|_| Err(Error::Unavailable(WriteError::Abandoned.into()))) }
     }
 
@@ -152,16 +154,29 @@ impl Committer {
         if !is_full || deletions.iter().all(Option::is_none) {
             return deletions.iter().map(|_| Err(unavailable(&refused))).collect();
         }
-        reserve.give_up();
-        let is_deletion: Vec<bool> = deletions.iter().map(Option::is_some).collect();
-        let deleted = self.write_group(&mut reserve, deletions.into_iter().flatten());
-        let mut deleted = deleted.map(Vec::into_iter);
-        let result_of = |is_deletion| match &mut deleted {
-            Ok(results) if is_deletion => results.next().expect("there is a result for each"),
-            Err(error) if is_deletion => Err(unavailable(error)),
+        let mut deleted = self.delete_group(&mut reserve, &deletions, &refused).map(Vec::into_iter);
+        let result_of = |deletion: Option<Txn>| match &mut deleted {
+            Ok(results) if deletion.is_some() => results.next().expect("there is a result for each"),
+            Err(error) if deletion.is_some() => Err(unavailable(error)),
             _ => Err(unavailable(&refused)),
         };
-        is_deletion.into_iter().map(result_of).collect()
+        deletions.into_iter().map(result_of).collect()
+    }
+
+    /// Writes what only deletes, with as much of the reserve as that takes: others may want what is given up, too.
+    fn delete_group(
+        &self,
+        reserve: &mut Reserve,
+        deletions: &[Option<Txn>],
+        refused: &Arc<WriteError>,
+    ) -> std::result::Result<Vec<Result<Revision>>, Arc<WriteError>> {
+        let keys = deletions.iter().flatten().flat_map(|txn| &txn.ops).map(|op| op.key().as_str().len() as u64);
+        let bytes = keys.map(|len| len + DELETION_BYTES).sum();
+        let mut deleted = Err(Arc::clone(refused));
+        while matches!(&deleted, Err(error) if matches!(**error, WriteError::Full { .. })) && reserve.release(bytes) {
+            deleted = self.write_group(reserve, deletions.iter().flatten().cloned());
+        }
+        deleted
     }
 
     /// Holds back what it takes to delete all there will be; on a full disk a checkpoint comes first, which frees space.
@@ -211,7 +226,8 @@ impl Committer {
         let is_due = replaceable > needed.max(reserve.min())
             && needed < spare.min(self.failed_bytes.load(Ordering::Relaxed) / 2);
         if is_due {
-            reserve.give_up();
+            let min = reserve.min();
+            reserve.release(needed.saturating_add(min / 2));
         }
         is_due
     }

@@ -96,8 +96,8 @@ pub(super) enum WriteError {
     /// More commits wait than a store should hold.
     #[error("too many commits wait for the disk")]
     Overloaded,
-    /// The runtime was shut down, or the writer panicked: the outcome is not known.
-    #[error("the commit was abandoned")]
+    /// There is no runtime, it was shut down, or the writer panicked: in the latter cases the outcome is not known.
+    #[error("the commit was abandoned: there is no tokio runtime to write on, or it has ended")]
     Abandoned,
 }
 

@@ -89,7 +89,7 @@ pub(super) fn create_log(disk: &Arc<dyn Disk>, base: Revision, commits: &[Commit
         end = End::Open;
     }
     create_whole(&**disk, &name, |media| media.write_all(frames.guarded()))?;
-    Ok(Log::new(disk.append(&name)?, disk.path().join(name), base, frames.end(), end))
+    Log::open(disk, base, frames.end(), end)
 }
 
 /// Removes the logs and checkpoints before `base`.

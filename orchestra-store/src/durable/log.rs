@@ -6,8 +6,9 @@ use orchestra_core::store::Revision;
 
 use super::{
     codec::{FORMAT, FileKind, Frames, Record},
-    disk::Media,
+    disk::{Disk, Media},
     error::WriteError,
+    files::file_name,
     seal::Seal,
     sectors::file_len,
 };
@@ -27,6 +28,7 @@ pub(super) enum End {
 
 /// The log that is being written.
 pub(super) struct Log {
+    disk: Arc<dyn Disk>,
     media: Box<dyn Media>,
     path: PathBuf,
     base: Revision,
@@ -39,9 +41,11 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// A log of the commits after `base` that appends to `media`, which holds `len` bytes and ends so.
-    pub(super) fn new(media: Box<dyn Media>, path: PathBuf, base: Revision, len: u64, end: End) -> Self {
-        Self { media, path, base, len, end, poisoned: None, frames: Frames::default() }
+    /// Goes on with the log of the commits after `base`, which holds `len` bytes and ends so.
+    pub(super) fn open(disk: &Arc<dyn Disk>, base: Revision, len: u64, end: End) -> io::Result<Self> {
+        let name = file_name(FileKind::Log, base);
+        let (media, path, disk) = (disk.append(&name)?, disk.path().join(name), Arc::clone(disk));
+        Ok(Self { disk, media, path, base, len, end, poisoned: None, frames: Frames::default() })
     }
 
     /// The revision that the first commit comes after.
@@ -103,8 +107,20 @@ impl Log {
         self.poisoned.is_none().then_some(Seal { log: self.base, len: Some(self.len) })
     }
 
+    /// Cuts off what is after the last whole frame, and brings the rest to the disk.
+    ///
+    /// A sync that failed and that nobody was told of fails here.
+    pub(super) fn settle(&mut self) -> io::Result<()> {
+        self.media.truncate(self.file_len()).and_then(|()| self.media.sync())
+    }
+
     /// Acknowledges nothing from now on, because of `source`; returns the error that says so.
+    ///
+    /// The seal goes, so that the next process does not trust what it sees.
     pub(super) fn poison(&mut self, source: io::Error) -> Arc<WriteError> {
+        if let Err(error) = Seal::remove(&*self.disk) {
+            tracing::warn!(%error, log = %self.path.display(), "can't note that a sync has failed");
+        }
         let error = Arc::new(WriteError::Poisoned { file: self.path.clone(), source });
         Arc::clone(self.poisoned.insert(error))
     }

@@ -50,7 +50,7 @@ use self::{
     files::holds_store,
     lock::Lock,
     recover::Recovered,
-    reserve::Reserve,
+    reserve::{RESERVE, Reserve},
 };
 use crate::{state::HistoryLimits, view::View};
 
@@ -97,7 +97,8 @@ impl Default for DurableOptions {
 /// space.
 ///
 /// Damage to a file is told when it opens. Only the loss of whole sectors, or of all bytes, at the very end of the log can't
-/// be told from a write that a crash cut off, and takes what was there, unless the store was closed since.
+/// be told from a write that a crash cut off, and takes what was there, unless the store was closed since. A file of another
+/// store in the place of one of the same name and length is not told.
 ///
 /// Dropping the store blocks until the writes under way are done, at most about as long as two syncs take; then the
 /// directory can be opened again.
@@ -166,7 +167,7 @@ impl DurableStore {
         let Recovered { state, log, older_bytes } = recover::recover(&disk, options.history)?;
         let needed = deletion_bytes(state.size());
         let reserve = Reserve::open(Arc::clone(&disk), options.reserve_bytes, needed);
-        let reserve = reserve.map_err(DurableError::io(&directory))?;
+        let reserve = reserve.map_err(DurableError::io(&directory.join(RESERVE)))?;
         tracing::info!(directory = %directory.display(), revision = %state.revision(), "store opened");
         let view = Arc::new(View::new(state));
         let committer = Committer::new(Arc::clone(&view), disk, log, reserve, options.log_bytes_min);
@@ -201,7 +202,7 @@ impl Store for DurableStore {
         Ok(self.view.state().revision())
     }
 
-    /// Needs a tokio runtime, on whose blocking threads it writes.
+    /// Needs a tokio runtime, on whose blocking threads it writes; without one it fails as unavailable.
     async fn commit(&self, txn: Txn) -> Result<Revision> {
         txn.validate()?;
         self.committer.commit(txn).await

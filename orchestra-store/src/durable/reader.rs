@@ -12,11 +12,14 @@ use super::{
     disk::Disk,
     error::DurableError,
     files::file_name,
-    sectors::{Guards, Sectors, file_len, offset},
+    sectors::{Guards, Sectors, file_len, left_in_sector, offset},
 };
 
 /// How much of a file is read at once.
 const BUFFER_BYTES: usize = 1 << 16;
+
+/// The most that a crash leaves of one write: a group of commits, of which the last may be as large as they come.
+const TORN_BYTES_MAX: u64 = 256 << 20;
 
 /// What a look for the next frame came to.
 #[derive(Debug)]
@@ -141,14 +144,19 @@ impl Reader {
             return Ok(Found::Unwritten { then: false });
         }
         let Some(head) = Head::decode(&bytes, position) else {
-            let is_unwritten = bytes[0] == 0 || self.input.guards.is_missing;
-            return if is_unwritten { self.unwritten(position + 1, bytes.split_off(1)) } else { Ok(Found::Damaged) };
+            let part = usize::try_from(left_in_sector(position)).map_or(HEAD_BYTES, |left| left.min(HEAD_BYTES));
+            let is_unwritten = self.input.guards.is_missing || bytes[..part].iter().all(|byte| *byte == 0);
+            if self.input.guards.is_damaged || !is_unwritten {
+                return Ok(Found::Damaged);
+            }
+            return self.unwritten(position + 1, bytes.split_off(1));
         };
         let payload = self.input.take(head.len.into())?;
         if head.is_of(&payload) && self.input.guards.are_whole() {
             return Ok(Found::Whole(payload));
         }
-        if payload.len() == head.len as usize && !self.input.guards.is_missing {
+        let Guards { is_missing, is_damaged } = self.input.guards;
+        if is_damaged || payload.len() == head.len as usize && !is_missing {
             return Ok(Found::Damaged);
         }
         self.unwritten(position + (HEAD_BYTES + payload.len()) as u64, Vec::new())
@@ -156,6 +164,9 @@ impl Reader {
 
     /// Looks for a frame in `bytes`, which are at `position`, and in what follows them.
     fn unwritten(&mut self, position: u64, mut bytes: Vec<u8>) -> io::Result<Found> {
+        if self.input.bytes_left() > TORN_BYTES_MAX {
+            return Ok(Found::Damaged);
+        }
         bytes.extend(self.input.take(self.input.bytes_left())?);
         let mut starts = (position..).zip(bytes.windows(HEAD_BYTES));
         Ok(Found::Unwritten { then: starts.any(|(start, bytes)| Head::decode(bytes, start).is_some()) })

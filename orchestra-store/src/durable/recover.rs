@@ -27,10 +27,8 @@ pub(super) struct Found {
     base: Revision,
     /// The last log, and where its whole frames end.
     tail: Tail,
-    /// The log that there must be.
-    sealed: Option<Revision>,
-    /// Whether the store was closed, so that all there is was synced.
-    is_closed: bool,
+    /// The log that there must be; none if a sync has failed.
+    seal: Option<Seal>,
     /// How many bytes the logs before the last have.
     older_bytes: u64,
     /// The logs that were begun but never used, although the store went on.
@@ -77,52 +75,62 @@ pub(super) fn recover(disk: &Arc<dyn Disk>, limits: HistoryLimits) -> Result<Rec
     remove_drafts(&**disk)?;
     let Some(found) = found else {
         let log = create_log(disk, FIRST, &[]).map_err(DurableError::io(disk.path()))?;
-        seal(&**disk, log.base())?;
+        seal(&**disk, None, log.base())?;
         return Ok(Recovered { state: State::new(limits), log, older_bytes: 0 });
     };
     for base in &found.unused {
         remove(&**disk, &file_name(FileKind::Log, *base))?;
     }
     let log = resume(disk, &found)?;
-    seal(&**disk, log.base())?;
+    seal(&**disk, found.seal, log.base())?;
     remove_before(&**disk, found.base)?;
     Ok(Recovered { state: found.state, log, older_bytes: found.older_bytes })
 }
 
 /// Notes, before anything is appended to a log, that it is there and goes on.
-fn seal(disk: &dyn Disk, log: Revision) -> Result<(), DurableError> {
-    with_room(disk, || Seal { log, len: None }.write(disk)).map_err(DurableError::io(disk.path()))
+fn seal(disk: &dyn Disk, found: Option<Seal>, log: Revision) -> Result<(), DurableError> {
+    let seal = Seal { log, len: None };
+    if found == Some(seal) {
+        return Ok(());
+    }
+    let sealed = match with_room(disk, 0, || seal.write(disk)) {
+        Err(error) if is_full(&error) => Seal::remove(disk),
+        sealed => sealed,
+    };
+    sealed.map_err(DurableError::io(disk.path()))
 }
 
-/// Opens the log to go on with.
+/// Opens the log to go on with: the last one, if all of it is on the disk or can be brought there.
 ///
-/// That is the last one, if all of it is known to be on the disk. If the store was not closed, that of its last frame may be
-/// in the cache alone, which takes it for clean if the last process was told that a sync failed: another sync succeeds and
-/// brings nothing to the disk, and even to write it once more need not (Rebello et al., USENIX ATC 2020). Those before it
-/// were synced, or it would not be there. So it is written to a new log, and the old one is left as it is.
+/// That can't be trusted once a sync has failed and a process was told so. What it had written is in the cache, which takes it
+/// for clean: another sync succeeds and brings nothing to the disk, and even to write it once more need not (Rebello et al.,
+/// USENIX ATC 2020). Then the last frame is written to a new log, and the old one is left as it is; the frames before were
+/// synced, or it would not be there.
 fn resume(disk: &Arc<dyn Disk>, found: &Found) -> Result<Log, DurableError> {
     let Tail { base, len, torn_bytes, end, last } = &found.tail;
-    let name = file_name(FileKind::Log, *base);
-    let path = disk.path().join(&name);
+    let path = file_path(&**disk, FileKind::Log, *base);
     if *torn_bytes > 0 {
         tracing::warn!(log = %path.display(), torn_bytes, "left out what a crash left of a write that was not acknowledged");
     }
-    if let (false, Some(first)) = (found.is_closed, last.first()) {
+    if let (None, Some(first)) = (found.seal, last.first()) {
         let before = Revision(first.revision.0 - 1);
-        return with_room(&**disk, || create_log(disk, before, last)).map_err(DurableError::io(disk.path()));
+        let made = with_room(&**disk, file_len(*len), || create_log(disk, before, last));
+        return made.map_err(DurableError::io(disk.path()));
     }
-    let mut media = disk.append(&name).map_err(DurableError::io(&path))?;
-    media.truncate(file_len(*len)).map_err(DurableError::io(&path))?;
+    let mut log = Log::open(disk, *base, *len, *end).map_err(DurableError::io(&path))?;
+    log.settle().map_err(DurableError::io(&path))?;
     // The last process may have ended between giving it its name and syncing that.
     disk.sync_names().map_err(DurableError::io(disk.path()))?;
-    Ok(Log::new(media, path, *base, *len, *end))
+    Ok(log)
 }
 
-/// Makes something, on a full disk of the space that is held back.
-fn with_room<T>(disk: &dyn Disk, make: impl Fn() -> io::Result<T>) -> io::Result<T> {
-    match make() {
-        Err(error) if is_full(&error) => reserve::give_up(disk).and_then(|()| make()),
-        made => made,
+/// Makes something, on a full disk of so many bytes, or a few more, of the space that is held back.
+fn with_room<T>(disk: &dyn Disk, bytes: u64, make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match make() {
+            Err(error) if is_full(&error) && reserve::release(disk, bytes)? => {}
+            made => return made,
+        }
     }
 }
 
@@ -149,8 +157,7 @@ pub(super) fn read(disk: &dyn Disk, limits: HistoryLimits) -> Result<Option<Foun
     }
     let state = State::restore(base, live, limits);
     let (tail, unused) = (Tail::default(), Vec::new());
-    let (sealed, is_closed, older_bytes) = (seal.map(|seal| seal.log), false, 0);
-    let mut found = Found { state, base, tail, sealed, is_closed, older_bytes, unused, records, bytes };
+    let mut found = Found { state, base, tail, seal, older_bytes: 0, unused, records, bytes };
     for log in logs {
         found.replay(disk, log)?;
     }
@@ -172,7 +179,8 @@ impl Found {
     fn replay(&mut self, disk: &dyn Disk, base: Revision) -> Result<(), DurableError> {
         let mut reader = Reader::open(disk, FileKind::Log, base)?;
         let is_first = self.older_bytes + self.tail.len == 0;
-        let is_told_of = is_first || self.tail.end == End::Continued(base) || self.sealed == Some(base);
+        let is_told_of =
+            is_first || self.tail.end == End::Continued(base) || self.seal.is_some_and(|seal| seal.log == base);
         if reader.bytes_left() == 0 && base <= self.state.revision() && !is_told_of {
             // It was begun, but an error kept the store with the log before, which tells what came after.
             self.unused.push(base);
@@ -210,7 +218,7 @@ impl Found {
     }
 
     /// Fails unless there are the logs that a seal speaks of.
-    fn assert_sealed(&mut self, disk: &dyn Disk, Seal { log, len }: Seal) -> Result<(), DurableError> {
+    fn assert_sealed(&self, disk: &dyn Disk, Seal { log, len }: Seal) -> Result<(), DurableError> {
         let Tail { base, len: found, torn_bytes, .. } = self.tail;
         if base < log {
             return Err(gone(disk, FileKind::Log, log));
@@ -221,7 +229,6 @@ impl Found {
             let reason = "it does not end where it did when the store was closed";
             return Err(DurableError::corrupt(&file_path(disk, FileKind::Log, base), offset, reason));
         }
-        self.is_closed = true;
         Ok(())
     }
 

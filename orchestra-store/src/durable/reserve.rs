@@ -1,15 +1,20 @@
 //! Space that is held back, so that on a full disk deletions go on (SEMANTICS 18).
 //!
-//! It is enough to delete each key by itself, in a log that nothing shortens meanwhile, and grows with the keys.
+//! It is enough to delete each key by itself, in a log that nothing shortens meanwhile, and grows with the keys. It is given up
+//! bit by bit, as others may be waiting for space, too.
 
 use std::{io, sync::Arc};
+
+use orchestra_core::rng::Entropy;
 
 use super::{disk::Disk, error::is_full};
 
 /// The file that holds the space.
-const RESERVE: &str = "RESERVE";
+pub(super) const RESERVE: &str = "RESERVE";
 /// How much of the reserve is written at once.
 const CHUNK_BYTES: u64 = 64 << 10;
+/// How much of it is given up at least: what most file systems give to files at once.
+const BLOCK_BYTES: u64 = 4 << 10;
 
 /// Some bytes of a disk that are held, or were given up to those who delete.
 #[derive(Debug)]
@@ -24,11 +29,21 @@ pub(super) struct Reserve {
     pub(super) short: bool,
 }
 
-/// Leaves the space of a store that is not open yet.
-pub(super) fn give_up(disk: &dyn Disk) -> io::Result<()> {
-    match disk.remove(RESERVE) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+/// Leaves `bytes` to others, or all there is, of the space of a store that is not open yet; tells whether there was any.
+pub(super) fn release(disk: &dyn Disk, bytes: u64) -> io::Result<bool> {
+    let held = len(disk)?;
+    if held > 0 {
+        disk.append(RESERVE)?.truncate(held.saturating_sub(bytes.max(BLOCK_BYTES)))?;
+    }
+    Ok(held > 0)
+}
+
+/// How long the file is; 0 if there is none.
+fn len(disk: &dyn Disk) -> io::Result<u64> {
+    match disk.read(RESERVE) {
+        Ok((_, len)) => Ok(len),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
     }
 }
 
@@ -40,8 +55,8 @@ impl Reserve {
     ///
     /// Any but that the disk is full.
     pub(super) fn open(disk: Arc<dyn Disk>, min: u64, needed: u64) -> io::Result<Self> {
-        let mut reserve = Self { disk, min, held: 0, given_up: 0, short: false };
-        reserve.held = reserve.len()?;
+        let held = len(&*disk)?;
+        let mut reserve = Self { disk, min, held, given_up: 0, short: false };
         reserve.trim(needed)?;
         match reserve.hold(needed) {
             Err(error) if !is_full(&error) => Err(error),
@@ -68,11 +83,12 @@ impl Reserve {
     ///
     /// For want of it, in most cases; what there is, is held then.
     pub(super) fn hold(&mut self, needed: u64) -> io::Result<()> {
-        if self.min == 0 || self.held >= self.min + needed {
+        let least = self.min.saturating_add(needed);
+        if self.min == 0 || self.held >= least {
             return Ok(());
         }
-        match self.fill(self.min + needed + needed / 4) {
-            Err(error) if self.held < self.min + needed => Err(error),
+        match self.fill(least.saturating_add(needed / 4)) {
+            Err(error) if self.held < least => Err(error),
             _ => {
                 self.given_up = 0;
                 Ok(())
@@ -80,11 +96,13 @@ impl Reserve {
         }
     }
 
-    /// Leaves the space to others, which may be those who delete.
-    pub(super) fn give_up(&mut self) {
-        if self.held > 0 && self.disk.remove(RESERVE).is_ok() {
-            self.given_up += std::mem::take(&mut self.held);
-        }
+    /// Leaves `bytes` to others, who may be those who delete; tells whether there was any.
+    pub(super) fn release(&mut self, bytes: u64) -> bool {
+        let released = release(&*self.disk, bytes).and_then(|_| len(&*self.disk));
+        let freed = released.map_or(0, |held| self.held.saturating_sub(held));
+        self.held -= freed;
+        self.given_up += freed;
+        freed > 0
     }
 
     /// Notes that so many bytes were written.
@@ -94,37 +112,30 @@ impl Reserve {
 
     /// Gives back what is more than twice as much as deletions that need `needed` bytes could make use of.
     pub(super) fn trim(&mut self, needed: u64) -> io::Result<()> {
-        let enough = if self.min == 0 { 0 } else { self.min + needed + needed / 4 };
-        if self.held > 2 * enough {
+        let enough = if self.min == 0 { 0 } else { self.min.saturating_add(needed + needed / 4) };
+        if self.held / 2 > enough {
             self.disk.append(RESERVE)?.truncate(enough)?;
             self.held = enough;
         }
         Ok(())
     }
 
-    /// How long the file is, if there is one.
-    fn len(&self) -> io::Result<u64> {
-        match self.disk.read(RESERVE) {
-            Ok((_, len)) => Ok(len),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(error) => Err(error),
-        }
-    }
-
     fn fill(&mut self, bytes: u64) -> io::Result<()> {
         let filled = self.try_fill(bytes);
-        let held = self.len()?;
+        let held = len(&*self.disk)?;
         self.used(held.saturating_sub(self.held));
         self.held = held;
         filled
     }
 
+    /// Writes what no file system stores in less space than it has.
     fn try_fill(&self, bytes: u64) -> io::Result<()> {
         let mut media = match self.disk.append(RESERVE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.create(RESERVE)?,
             opened => opened?,
         };
-        let chunk = vec![0; usize::try_from(CHUNK_BYTES).expect("it fits into memory")];
+        let noise = Entropy::seeded(self.held);
+        let chunk: Vec<u8> = (0..CHUNK_BYTES / 8).flat_map(|_| noise.next_u64().to_le_bytes()).collect();
         let mut left = bytes.saturating_sub(self.held);
         while left > 0 {
             let len = left.min(CHUNK_BYTES);

@@ -36,7 +36,7 @@ impl Seal {
         create_whole(disk, SEAL, |media| media.write_all(frames.guarded()))
     }
 
-    /// Reads that of a store; `None` if there is none, as in one that was just restored.
+    /// Reads that of a store; `None` if there is none, as in one that was just restored, or whose sync has failed.
     pub(super) fn read(disk: &dyn Disk) -> Result<Option<Self>, DurableError> {
         let names = disk.names().map_err(DurableError::io(disk.path()))?;
         if !names.iter().any(|name| name == SEAL) {
@@ -52,5 +52,15 @@ impl Seal {
             return Err(reader.corrupt("it is no seal"));
         }
         Ok(Some(Self { log: reader.base(), len }))
+    }
+
+    /// Breaks it, which needs no space: what the logs end with is in doubt from now on.
+    ///
+    /// It is enough that the next process on this machine sees it. After a crash the cache, which is what may deceive, is gone.
+    pub(super) fn remove(disk: &dyn Disk) -> io::Result<()> {
+        match disk.remove(SEAL) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => disk.sync_names(),
+        }
     }
 }

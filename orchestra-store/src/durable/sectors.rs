@@ -28,6 +28,11 @@ pub(super) const fn offset(position: u64) -> u64 {
     position + position / HELD_BYTES + 1
 }
 
+/// How many bytes there are from `position` to the end of its sector.
+pub(super) const fn left_in_sector(position: u64) -> u64 {
+    HELD_BYTES - position % HELD_BYTES
+}
+
 /// Appends to `out` what the file has for `bytes` that are at `position`, guards and all.
 pub(super) fn guard(mut bytes: &[u8], position: u64, out: &mut Vec<u8>) {
     let mut in_sector = position % HELD_BYTES;
@@ -47,15 +52,17 @@ pub(super) struct Sectors<R> {
     input: R,
     position: u64,
     len: u64,
+    /// Whether the guard of the sector that is being read is zero.
+    is_unwritten: bool,
     pub(super) guards: Guards,
 }
 
 /// What the guards of some sectors were like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Guards {
-    /// One was zero: its sector was not written.
+    /// One was zero, and what was read of its sector, too: that was not written.
     pub(super) is_missing: bool,
-    /// One was something else.
+    /// One was something else, or zero in a sector that was written.
     pub(super) is_damaged: bool,
 }
 
@@ -69,7 +76,7 @@ impl Guards {
 impl<R: Read> Sectors<R> {
     /// Reads a file from its start, which is `file_len` bytes long.
     pub(super) fn new(input: R, file_len: u64) -> Self {
-        Self { input, position: 0, len: held_len(file_len), guards: Guards::default() }
+        Self { input, position: 0, len: held_len(file_len), is_unwritten: false, guards: Guards::default() }
     }
 
     /// How many bytes are left.
@@ -89,6 +96,7 @@ impl<R: Read> Sectors<R> {
             let room = usize::try_from(HELD_BYTES - in_sector).expect("less than a sector");
             let (part, after) = rest.split_at_mut(room.min(rest.len()));
             self.input.read_exact(part)?;
+            self.guards.is_damaged |= self.is_unwritten && part.iter().any(|byte| *byte != 0);
             self.position += part.len() as u64;
             rest = after;
         }
@@ -98,11 +106,9 @@ impl<R: Read> Sectors<R> {
     fn read_guard(&mut self) -> io::Result<()> {
         let mut guard = [0];
         self.input.read_exact(&mut guard)?;
-        match guard {
-            [GUARD] => {}
-            [0] => self.guards.is_missing = true,
-            _ => self.guards.is_damaged = true,
-        }
+        self.is_unwritten = guard == [0];
+        self.guards.is_missing |= self.is_unwritten;
+        self.guards.is_damaged |= !self.is_unwritten && guard != [GUARD];
         Ok(())
     }
 }

@@ -177,6 +177,49 @@ async fn damage_to_a_closed_store_is_told() {
     }
 }
 
+/// Rule 17: what a disk did not write is zeros as far as a sector reaches; a byte alone is damage, of a killed store too.
+#[tokio::test]
+async fn a_byte_that_became_zero_is_told_though_nobody_closed_the_store() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    log_of_creations(directory.path()).await;
+    let store = try_open(directory.path()).expect("a store opens");
+    store
+        .commit(Txn::create(Key::new(["last"]).expect("a valid name"), vec![b'x'; 2_000].into()))
+        .await
+        .expect("a commit");
+    let killed = tempfile::tempdir().expect("a temporary directory");
+    copy(directory.path(), killed.path());
+    drop(store);
+    let log = last_file(killed.path(), "log-");
+    let whole = fs::read(&log).expect("a log");
+    let start = last_frame(&whole);
+    for position in (start..whole.len()).filter(|position| whole[*position] != 0) {
+        let mut damaged = whole.clone();
+        damaged[position] = 0;
+        fs::write(&log, &damaged).expect("a write");
+        assert_corrupt(killed.path(), &log, &format!("byte {position}"));
+    }
+}
+
+/// Where the last frame of a log begins.
+fn last_frame(log: &[u8]) -> usize {
+    log.windows(4).rposition(|bytes| bytes == b"OrcS").expect("a frame")
+}
+
+/// Rule 17: a length that can't be costs no memory.
+#[tokio::test]
+async fn a_file_of_terabytes_is_told() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let log = log_of_creations(directory.path()).await;
+    for name in [log, directory.path().join("SEAL")] {
+        let len = fs::metadata(&name).expect("a file").len();
+        let file = fs::File::options().write(true).open(&name).expect("a file");
+        file.set_len(3 << 40).expect("a sparse file");
+        assert_corrupt(directory.path(), &name, "three terabytes");
+        file.set_len(len).expect("the file as it was");
+    }
+}
+
 /// Rule 17: a store that was closed was not cut off by a crash.
 #[tokio::test]
 async fn a_log_cut_off_after_the_store_was_closed_is_told() {
@@ -299,7 +342,7 @@ async fn a_log_that_was_begun_but_never_used_is_no_damage() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let log = log_of_creations(directory.path()).await;
     let whole = fs::read(&log).expect("a log");
-    let last = whole.windows(4).rposition(|bytes| bytes == b"OrcS").expect("a frame");
+    let last = last_frame(&whole);
     let base = COMMITS + 1;
     let sealed = directory.path().join(format!("log-{base:020}"));
     fs::write(&sealed, header_with(&log, REVISION_AT, &base.to_le_bytes())).expect("a write");

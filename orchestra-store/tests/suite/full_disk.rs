@@ -92,6 +92,57 @@ async fn all_can_be_deleted_of_a_store_that_has_filled_its_file_system() {
     panic!("what was deleted makes no room");
 }
 
+/// Rule 18: it opens with no room to write anything, however large what it last wrote is, and then deletes.
+#[tokio::test]
+async fn a_store_that_was_killed_opens_on_a_full_file_system() {
+    let Some(mount) = Mount::new(12 << 10) else {
+        skip();
+        return;
+    };
+    let (data, copy) = (mount.path().join("data"), tempfile::tempdir().expect("a temporary directory"));
+    let store = DurableStore::open(&data).expect("a store opens");
+    let key = |index: u32| Key::new([format!("{index:02}").as_str()]).expect("a valid name");
+    let mut seen = Vec::new();
+    while let Ok(revision) = store.commit(Txn::create(key(seen.len() as u32), vec![b'x'; 1_500_000].into())).await {
+        seen.push(revision);
+    }
+    // What is left of it if the process is killed now.
+    for file in fs::read_dir(&data).expect("a directory").map(|file| file.expect("a file")) {
+        fs::copy(file.path(), copy.path().join(file.file_name())).expect("a copy");
+    }
+    drop(store);
+    fs::remove_dir_all(&data).expect("a removal");
+    fs::create_dir(&data).expect("a directory");
+    for file in fs::read_dir(copy.path()).expect("a directory").map(|file| file.expect("a file")) {
+        fs::copy(file.path(), data.join(file.file_name())).expect("a copy");
+    }
+    let ballast = fill(mount.path());
+    let store = DurableStore::open(&data).unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert_eq!(store.revision().await.ok(), seen.last().copied());
+    for (index, seen) in (0..).zip(&seen) {
+        store.commit(Txn::delete(key(index), *seen)).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    }
+    fs::remove_file(ballast).expect("a removal");
+}
+
+/// Rule 18: whoever else waits for space gets little of what is given up to deletions.
+#[tokio::test]
+async fn deletions_go_on_beside_one_that_takes_all_space_there_is() {
+    let Some(mount) = Mount::new(6 << 10) else {
+        skip();
+        return;
+    };
+    let store = DurableStore::open(mount.path().join("data")).expect("a store opens");
+    let key = |index: u32| Key::new([format!("{index:06}").as_str()]).expect("a valid name");
+    let creations = (0..5_000).map(|index| store.commit(Txn::create(key(index), vec![b'x'; 100].into())));
+    let seen: Vec<_> = join_all(creations).await.into_iter().map(|seen| seen.expect("there is space")).collect();
+    let mut greedy = fs::File::create(mount.path().join("greedy")).expect("a file");
+    for (index, seen) in (0..).zip(seen) {
+        while greedy.write_all(&[b'x'; 4096]).is_ok() {}
+        store.commit(Txn::delete(key(index), seen)).await.unwrap_or_else(|error| panic!("{index}: {}", chain(&error)));
+    }
+}
+
 fn skip() {
     assert!(env::var_os("CI").is_none(), "CI can mount a tmpfs");
     writeln!(io::stderr(), "skipped: no right to mount a tmpfs").expect("a terminal, a file or a pipe");
