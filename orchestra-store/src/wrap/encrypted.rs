@@ -8,7 +8,7 @@ use orchestra_core::store::{
     Batch, Change, Entry, Error, Key, Listing, Op, Prefix, Result, Revision, Store, Txn, VALUE_BYTES_MAX, Watch,
 };
 
-use super::key_ring::{DecryptError, KeyRing, Nonces};
+use super::key_ring::{DecryptError, KeyRing, Nonces, OVERHEAD_BYTES_MAX};
 
 /// A store whose values are encrypted in the store underneath, by AES-256-GCM.
 ///
@@ -66,10 +66,11 @@ impl<S: Store> Encrypted<S> {
         Self { inner: Arc::new(inner), keys, nonces }
     }
 
-    /// The largest value, in bytes: what the contract allows, less what encryption with the first key adds to it.
+    /// The largest value, in bytes: what the contract allows, less what encryption may add to it, whatever the key is called,
+    /// so that every value can be given another key.
     #[must_use]
     pub fn value_bytes_max(&self) -> usize {
-        VALUE_BYTES_MAX - self.keys.first().overhead_bytes()
+        VALUE_BYTES_MAX - OVERHEAD_BYTES_MAX
     }
 
     /// Encrypts what is under `prefix` with the first key, if it is not yet, and returns how many values were.
@@ -79,21 +80,26 @@ impl<S: Store> Encrypted<S> {
     ///
     /// # Errors
     ///
-    /// As for a read, and for a commit but for conflicts.
+    /// As for a read, and for a commit but for conflicts; [`Error::Invalid`], after all others are encrypted, if a value that
+    /// was not is larger than [`value_bytes_max`](Self::value_bytes_max).
     pub async fn rotate(&self, prefix: &Prefix) -> Result<usize> {
-        let mut rotated = 0;
+        let (mut rotated, mut refused) = (0, None);
         for Entry { key, value, modified, .. } in self.inner.list(prefix).await?.entries {
             if !self.keys.is_stale(&value) {
                 continue;
             }
             let open = self.keys.open(&key, &value)?;
-            match self.commit(Txn::replace(key, modified, open)).await {
+            match self.commit(Txn::replace(key.clone(), modified, open)).await {
                 Ok(_) => rotated += 1,
                 Err(Error::Conflict { .. }) => {}
+                Err(error @ Error::Invalid(_)) => {
+                    tracing::warn!(%key, "a value that was not encrypted before is too large to be");
+                    refused = Some(error);
+                }
                 Err(error) => return Err(error),
             }
         }
-        Ok(rotated)
+        refused.map_or(Ok(rotated), Err)
     }
 
     fn sealed(&self, op: Op) -> Result<Op> {

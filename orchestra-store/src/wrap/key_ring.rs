@@ -31,6 +31,8 @@ pub const KEY_ID_BYTES_MAX: usize = 64;
 const FORMAT: &[u8] = b"\0oe\x01";
 const NONCE_BYTES: usize = 12;
 const TAG_BYTES: usize = 16;
+/// The most bytes that a value grows by.
+pub(super) const OVERHEAD_BYTES_MAX: usize = FORMAT.len() + 1 + KEY_ID_BYTES_MAX + NONCE_BYTES + TAG_BYTES;
 
 /// A secret of 256 bits, and the name that values tell it by.
 ///

@@ -13,7 +13,7 @@ use orchestra_core::{
 };
 use orchestra_store::{
     Counted, Encrypted, Faulty, MemoryStore, Prefixed, Slow,
-    wrap::{DecryptError, Delay, Delays, EncryptionKey, Faults, Injected, KeyRing, Metrics, Nonces},
+    wrap::{DecryptError, Delay, Delays, EncryptionKey, Faults, Injected, KEY_ID_BYTES_MAX, KeyRing, Metrics, Nonces},
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use tokio::time::Instant;
@@ -198,6 +198,19 @@ async fn keys_are_rotated_without_a_value_that_can_not_be_read() {
     assert_eq!(after.list(&prefix(&["p"])).await.expect("a listing").entries.len(), 3);
     assert!(matches!(decrypt_error(after.get(&key("/q/a")).await), DecryptError::UnknownKey { .. }));
     assert!(matches!(KeyRing::new(one.clone()).with(one), Err(Error::Invalid(_))));
+}
+
+/// However long the new key's id is, and with one value that can't be.
+#[tokio::test]
+async fn the_largest_value_is_rotated_to_any_key() {
+    let stored = Arc::new(MemoryStore::new());
+    let [short, long] = [encryption_key("a", 1), encryption_key(&"b".repeat(KEY_ID_BYTES_MAX), 2)];
+    let with = |ring| Encrypted::new(stored.clone(), ring, Nonces::from_os());
+    let before = with(KeyRing::new(short.clone()));
+    let value = Bytes::from(vec![b'x'; before.value_bytes_max()]);
+    before.commit(Txn::create(key("/p/b"), value)).await.expect("a commit");
+    let after = with(KeyRing::new(long).with(short).expect("two ids"));
+    assert_eq!(after.rotate(&prefix(&["p"])).await.expect("a rotation"), 1);
 }
 
 /// SEMANTICS 19: the limit is kept by the wrapper, which says whose it is.
