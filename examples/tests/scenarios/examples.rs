@@ -18,7 +18,7 @@ fn quickstart_heals() {
 
 #[test]
 fn own_implementations_pass_their_suites() {
-    ends_with("own_store", "77 laws and rules hold for ListStore");
+    ends_with("own_store", "79 laws and rules hold for ListStore");
     ends_with("own_controller", "3 laws hold for service-address");
     ends_with("own_runtime", "44 laws hold for Trusting");
     ends_with("own_proxy", "8 laws hold for HaproxyConfig");

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{
-    super::{Check, Error, Op, TXN_OPS_MAX, Txn, VALUE_BYTES_MAX},
+    super::{Change, Check, Error, KEY_BYTES_MAX, Op, TXN_OPS_MAX, Txn, VALUE_BYTES_MAX},
     steps::{Subject, absent, commit, create, delete, key, list, next, paths, put, revision, watch},
 };
 
@@ -17,6 +17,31 @@ pub async fn the_largest_value_is_stored(store: &Subject, value_bytes_max: usize
     let value = Bytes::from(vec![b'x'; value_bytes_max]);
     store.commit(Txn::create(key("/large"), value.clone())).await.expect("a commit");
     assert_eq!(store.get(&key("/large")).await.expect("a read").expect("an entry").value, value);
+}
+
+/// Rule 19: a little less than [`KEY_BYTES_MAX`], as a wrapper may add something to each key; in one segment, and in many.
+pub async fn a_long_key_is_stored(store: &Subject) {
+    let bytes = KEY_BYTES_MAX * 7 / 8;
+    for path in [format!("/{}", "k".repeat(bytes)), "/s".repeat(bytes / 2)] {
+        create(store, &path, "1").await;
+        assert_eq!(store.get(&key(&path)).await.expect("a read").expect("an entry").key, key(&path));
+        assert!(paths(&list(store, "/").await).contains(&path.as_str()));
+    }
+}
+
+/// Law 5: bytes are no text.
+pub async fn a_value_is_any_bytes(store: &Subject) {
+    let mut followed = watch(store, "/", revision(store).await).await;
+    for (index, value) in
+        [&b""[..], b"\0", b"\0\0a\0", b"\xff\xfe", &[0x80; 5_000], &[0; 300_000]].into_iter().enumerate()
+    {
+        let (value, key) = (Bytes::copy_from_slice(value), key(&format!("/bytes/{index}")));
+        store.commit(Txn::create(key.clone(), value.clone())).await.expect("a commit");
+        assert_eq!(store.get(&key).await.expect("a read").expect("an entry").value, value);
+        assert_eq!(list(store, "/bytes/").await.entries[index].value, value);
+        let batch = next(&mut followed).await;
+        assert!(matches!(&batch.changes[..], [Change::Put(entry)] if entry.value == value), "value {index}: {batch:?}");
+    }
 }
 
 /// Rule 19.

@@ -194,6 +194,8 @@ macro_rules! store_conformance {
             too_large_a_value_is_refused($crate::store_conformance!(@value_bytes_max $($value_bytes_max)?)),
             too_many_operations_are_refused,
             a_key_written_twice_is_refused,
+            a_long_key_is_stored,
+            a_value_is_any_bytes,
             a_write_without_a_check_is_refused,
             what_is_refused_changes_nothing,
             all_else_goes_on_after_a_refusal,
