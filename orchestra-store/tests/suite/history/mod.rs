@@ -9,10 +9,10 @@ use futures::future::join_all;
 use orchestra_core::{
     rng::Entropy,
     store::{
-        Entry, Key, Listing, Revision, Store, Txn,
+        Batch, Change, Entry, Key, Listing, Prefix, Revision, Store, Txn,
         conformance::history::{
-            Call, History, Log, Operation, Outcome, Recorded, Violation, Workload, check_by_revision,
-            check_linearizable, check_watches,
+            Call, History, Log, Operation, Outcome, Property, Recorded, Told, Violation, Watched, Workload,
+            check_by_revision, check_linearizable, check_watches,
         },
     },
 };
@@ -154,6 +154,35 @@ fn two_commits_without_an_answer_may_have_written_the_same_value() {
     let start = Listing { revision: Revision(1), entries: Vec::new() };
     let history = History { start, operations: operations.collect(), watches: Vec::new() };
     assert_eq!(history.check(), Ok(()));
+}
+
+/// A watch that was told of nothing at a revision says who can't have written it.
+#[test]
+fn of_two_commits_without_an_answer_the_one_that_no_watch_missed_was_made() {
+    let path = |path: &str| Key::parse(path).expect("a valid key");
+    let create = |at: &str| Txn::create(path(at), Bytes::from_static(b"1"));
+    let calls = [
+        (None, Call::Commit { txn: create("/a/0"), outcome: Outcome::Unknown }),
+        (None, Call::Commit { txn: create("/b/0"), outcome: Outcome::Unknown }),
+        (Some(4), Call::Commit { txn: create("/a/1"), outcome: Outcome::Committed(Revision(3)) }),
+    ];
+    let operations =
+        [1, 2, 3].into_iter().zip(calls).map(|(invoked, (returned, call))| Operation { invoked, returned, call });
+    let entry =
+        Entry { key: path("/a/1"), value: Bytes::from_static(b"1"), created: Revision(3), modified: Revision(3) };
+    let batch = Batch { revision: Revision(3), changes: vec![Change::Put(entry)] };
+    let (prefix, after) = (Prefix::new(["a"]).expect("a valid prefix"), Revision(1));
+    let watched = Watched { prefix, after, told: vec![Told { at: 5, batch }], compacted: None };
+    let start = Listing { revision: Revision(1), entries: Vec::new() };
+    let history = History { start, operations: operations.collect(), watches: vec![watched] };
+    assert_eq!(history.check(), Ok(()));
+    let mut missed = history;
+    missed.operations.remove(1);
+    assert!(
+        matches!(missed.check(), Err(violation) if violation.property == Property::Resumable),
+        "{:?}",
+        missed.check()
+    );
 }
 
 /// The same on a real etcd, where a commit that is dropped may come after the next history has begun.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Bound,
+    ops::{Bound, RangeInclusive},
 };
 
 use super::{
@@ -109,6 +109,8 @@ struct Replay<'a> {
     entries: BTreeMap<Revision, Vec<&'a Entry>>,
     listings: BTreeMap<Revision, Vec<(usize, &'a Prefix, &'a Listing)>>,
     batches: BTreeMap<Revision, Vec<(&'a Prefix, &'a Batch)>>,
+    /// From where to where each watch was read.
+    read: Vec<(&'a Prefix, RangeInclusive<Revision>)>,
 }
 
 /// The state after a beginning of the commits.
@@ -129,12 +131,15 @@ impl<'a> Replay<'a> {
             entries: BTreeMap::new(),
             listings: BTreeMap::new(),
             batches: BTreeMap::new(),
+            read: Vec::new(),
         };
         for (index, operation) in history.operations.iter().enumerate() {
             replay.note(index, operation)?;
         }
         for watched in &history.watches {
             watched.told.iter().for_each(|told| replay.heard(told.batch.revision));
+            let last = watched.told.last().map(|told| told.batch.revision);
+            replay.read.extend(last.map(|last| (&watched.prefix, Revision(watched.after.0 + 1)..=last)));
             for told in watched.told.iter().filter(|told| !told.batch.changes.is_empty()) {
                 replay.batches.entry(told.batch.revision).or_default().push((&watched.prefix, &told.batch));
             }
@@ -262,7 +267,17 @@ impl<'a> Replay<'a> {
                 fitting.push((index, changes));
             }
         }
-        fitting.into_iter().rev().map(|(index, _)| index).collect()
+        // Of those that fit, one of which no watch was told that should have been is the last to think of.
+        let (silent, heard): (Vec<_>, Vec<_>) =
+            fitting.into_iter().rev().partition(|(_, changes)| self.is_missed(next, changes));
+        silent.into_iter().chain(heard).map(|(index, _)| index).collect()
+    }
+
+    /// Whether a watch was read past `revision` and not told of `changes`.
+    fn is_missed(&self, revision: Revision, changes: &[Change]) -> bool {
+        let is_told = self.batches.contains_key(&revision);
+        let mut past = self.read.iter().filter(|(_, read)| !is_told && read.contains(&revision));
+        past.any(|(prefix, _)| !under(prefix, changes).is_empty())
     }
 
     /// Whether `changes` at `revision` are what was read and watched of it.
