@@ -8,5 +8,6 @@ pub mod inflation;
 pub mod openb;
 pub mod parallel;
 pub mod plot;
+pub mod simulation;
 pub mod statistics;
 pub mod trace;

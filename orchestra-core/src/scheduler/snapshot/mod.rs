@@ -52,7 +52,7 @@ const LOG_LEN_MIN: usize = 1 << 14;
 
 /// The cluster at one moment.
 ///
-/// Its nodes are fixed; pods come, are placed, and leave, and each change of a node is logged, so that who keeps something
+/// Its nodes stay; pods come, are placed, and leave, and each change of what is on a node is logged, so that who keeps something
 /// by node can catch up by the changes alone ([`changed_since`](Self::changed_since)).
 ///
 /// Invariant: nodes are sorted by name, so that a [`NodeId`] is also the node's rank.
@@ -269,6 +269,23 @@ impl Snapshot {
         let left = std::mem::take(&mut self.pods[pod.0 as usize]);
         self.repelling -= usize::from(repels(&left));
         self.vacant.push(pod);
+    }
+
+    /// Makes a node another one of its name, as one that is cordoned, or has grown. The log begins anew: what the node *is* isn't
+    /// in it.
+    ///
+    /// # Panics
+    ///
+    /// If a pod is on it, the names differ, or the id is of another snapshot.
+    pub fn replace_node(&mut self, id: NodeId, info: NodeInfo) {
+        assert!(self.placed().all(|(_, place)| place.node != id), "a node is replaced when nothing is on it");
+        let node = self.nodes.get_mut(id.0 as usize).expect("node ids are of the snapshot they are used with");
+        assert_eq!(node.name, info.name, "a node keeps its name");
+        let version = Version(node.version.0 + 1);
+        *node = NodeView { version, ..info.into() };
+        self.forgotten = self.version().0 + 1;
+        self.log.clear();
+        self.lineage = Lineage::default();
     }
 
     /// The version: how many changes of nodes there have been.
