@@ -11,3 +11,4 @@ pub mod plot;
 pub mod simulation;
 pub mod statistics;
 pub mod trace;
+pub mod workload;
