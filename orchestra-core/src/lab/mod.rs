@@ -4,7 +4,9 @@
 //! Everything here is a pure function of its input and a seed: no clock, no files, no threads but those that run seeds side
 //! by side. A trace is read from anything that can be read; what comes out is plain numbers, CSV text and SVG text.
 
+pub mod comparison;
 pub mod inflation;
+pub mod metrics;
 pub mod openb;
 pub mod parallel;
 pub mod plot;

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, fmt::Write as _, io, sync::Arc, time::Duration}
 use super::{
     inflation::{Curve, Inflation, Sample},
     parallel,
-    plot::{Line, Plot},
+    plot::{Line, Plot, XAxis},
     statistics::Summary,
     trace::{Table, TraceError},
 };
@@ -221,7 +221,13 @@ pub fn plots(rows: &[Row], prefix: &str) -> Vec<(String, Plot)> {
         for (what, y, quantity) in quantities {
             let lines = rows.iter().map(|row| row.line(quantity)).collect();
             let x = "GPUs asked for (% of capacity)".into();
-            let plot = Plot { title: format!("OpenB, {workload}: {what}").into(), x, y: y.into(), lines };
+            let plot = Plot {
+                title: format!("OpenB, {workload}: {what}").into(),
+                x,
+                y: y.into(),
+                x_axis: XAxis::Linear,
+                lines,
+            };
             plots.push((format!("{prefix}-{workload}-{what}.svg"), plot));
         }
     }

@@ -29,6 +29,40 @@ pub struct Line {
     pub points: Vec<(f64, f64)>,
 }
 
+/// How far apart numbers are on the axis that runs to the right.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum XAxis {
+    /// By their difference.
+    #[default]
+    Linear,
+    /// By their ratio.
+    Logarithmic {
+        /// What is less, as 0 is, is drawn here; more than 0.
+        least: f64,
+    },
+}
+
+impl XAxis {
+    fn place(self, x: f64) -> f64 {
+        match self {
+            Self::Linear => x,
+            Self::Logarithmic { least } => x.max(least).log10(),
+        }
+    }
+
+    /// The number at a place, as it is written at the axis.
+    fn label(self, place: f64) -> String {
+        match self {
+            Self::Linear => format!("{}", (place * 1e6).round() / 1e6),
+            // Three digits, but no trail of zeros.
+            Self::Logarithmic { .. } => {
+                let (number, digits) = (10_f64.powf(place), 10_f64.powf(2.0 - place.floor()));
+                format!("{}", (number * digits).round() / digits)
+            }
+        }
+    }
+}
+
 /// A picture of lines over two axes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plot {
@@ -38,6 +72,8 @@ pub struct Plot {
     pub x: Box<str>,
     /// What runs up, with its unit.
     pub y: Box<str>,
+    /// How far apart numbers to the right are.
+    pub x_axis: XAxis,
     /// The lines.
     pub lines: Vec<Line>,
 }
@@ -56,6 +92,8 @@ impl Plot {
             numbers.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), one| (low.min(one), high.max(one)))
         };
         let ((x_low, x_high), (y_low, y_high)) = (bounds(|(x, _)| *x), bounds(|(_, y)| *y));
+        let (x_low, x_high) =
+            if x_low > x_high { (x_low, x_high) } else { (self.x_axis.place(x_low), self.x_axis.place(x_high)) };
         if x_low > x_high {
             return Err(failed("it has no points".into()));
         }
@@ -77,10 +115,14 @@ impl Plot {
             .y_label_area_size(56)
             .build_cartesian_2d(room(x_low, x_high), room(y_low, y_high))
             .map_err(|error| failed(&error))?;
-        chart.configure_mesh().x_desc(&*self.x).y_desc(&*self.y).draw().map_err(|error| failed(&error))?;
+        let label = |place: &f64| self.x_axis.label(*place);
+        let mut mesh = chart.configure_mesh();
+        mesh.x_desc(&*self.x).y_desc(&*self.y).x_label_formatter(&label);
+        mesh.draw().map_err(|error| failed(&error))?;
         for (at, Line { name, points }) in self.lines.iter().enumerate() {
             let style = Palette99::pick(at).stroke_width(2);
-            let series = LineSeries::new(points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()), style);
+            let finite = points.iter().filter(|(x, y)| x.is_finite() && y.is_finite());
+            let series = LineSeries::new(finite.map(|(x, y)| (self.x_axis.place(*x), *y)), style);
             let legend = move |(x, y)| PathElement::new([(x, y), (x + 18, y)], style);
             chart.draw_series(series).map_err(|error| failed(&error))?.label(&**name).legend(legend);
         }
@@ -97,11 +139,17 @@ impl Plot {
 
 #[cfg(test)]
 mod tests {
-    use super::{Line, Plot};
+    use super::{Line, Plot, XAxis};
 
     fn plot(points: &[(f64, f64)]) -> Plot {
         let line = Line { name: "FGD".into(), points: points.to_vec() };
-        Plot { title: "Allocation".into(), x: "arrived (%)".into(), y: "allocated (%)".into(), lines: vec![line] }
+        Plot {
+            title: "Allocation".into(),
+            x: "arrived (%)".into(),
+            y: "allocated (%)".into(),
+            x_axis: XAxis::Linear,
+            lines: vec![line],
+        }
     }
 
     #[test]
@@ -118,5 +166,14 @@ mod tests {
         plot(&[(1.0, 1.0)]).svg().expect("it has a point");
         let refused = plot(&[]).svg().expect_err("it has none").to_string();
         assert_eq!(refused, "the picture \"Allocation\" can't be drawn: it has no points");
+    }
+
+    #[test]
+    fn a_logarithmic_axis_has_room_for_nothing_at_all() {
+        let x_axis = XAxis::Logarithmic { least: 0.001 };
+        let svg = Plot { x_axis, ..plot(&[(0.0, 0.0), (1.0, 50.0), (1_000.0, 100.0)]) }.svg().expect("it has points");
+        assert!(svg.contains("<polyline"));
+        assert_eq!([-3.0, 0.0, 1.5, 3.0].map(|place| x_axis.label(place)), ["0.001", "1", "31.6", "1000"]);
+        assert_eq!(XAxis::Linear.label(0.1 + 0.2), "0.3");
     }
 }
