@@ -76,6 +76,41 @@ fn policies_are_compared_on_a_trace() {
 }
 
 #[test]
+fn policies_are_compared_in_virtual_time() {
+    let (data, out) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let lab = |args: &[&str]| {
+        let mut command = Command::new(example("scheduler_lab"));
+        command.args(["--seeds", "2", "--load", "20"]).args(args).arg("--out").arg(out.path());
+        command.output().expect("the example starts")
+    };
+    let output = lab(&[]);
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(said.lines().any(|line| line.starts_with("fragmentation-gradient ")), "{said}");
+    assert!(said.contains(" decisions in common; then "), "{said}");
+    let table = std::fs::read_to_string(out.path().join("policies.csv")).expect("a table");
+    assert!(table.contains("\nbest-fit,wait_p99,2,"), "{table}");
+    assert!(out.path().join("policies-waits.svg").exists());
+
+    let nodes = data.path().join("nodes.csv");
+    let pods = data.path().join("pods.csv");
+    std::fs::write(&nodes, "sn,cpu_milli,memory_mib,gpu,model\nn0,64000,262144,2,P100\n").expect("a file");
+    let header = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,creation_time,deletion_time\n";
+    std::fs::write(&pods, format!("{header}p0,4000,1024,1,500,0,60\np1,4000,1024,2,1000,10,70\n")).expect("a file");
+    let [nodes, pods] = [&nodes, &pods].map(|path| path.to_str().expect("a path in UTF-8"));
+    let recorded = ["--trace", "openb", "--nodes", nodes, "--pods", pods];
+    assert!(lab(&recorded).status.success());
+    std::fs::write(pods, format!("{header}p0,4000,1024,1,1001,0,60\n")).expect("a file");
+    let said = text(&lab(&recorded).stderr);
+    assert!(
+        said.contains("--pods") && said.contains("pods.csv:2: gpu_milli: 1001 is not between 1 and 1000"),
+        "{said}"
+    );
+    let said = text(&lab(&["--trace", "openb", "--nodes", "/nowhere", "--pods", pods]).stderr);
+    assert!(said.contains("--nodes: /nowhere can't be opened"), "{said}");
+}
+
+#[test]
 fn a_trace_that_can_not_be_read_is_named_by_its_line() {
     let out = tempfile::tempdir().expect("a folder");
     let output = compare(trace("p1,4000,1024,1,1001").path(), out.path(), &[]);

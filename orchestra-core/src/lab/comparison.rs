@@ -6,9 +6,10 @@ use super::{
     metrics::{Metrics, Waits, shares_over_time},
     parallel,
     plot::{Line, Plot, XAxis},
-    simulation::Outcome,
+    simulation::{Decision, Divergence, Outcome},
     statistics::Summary,
 };
+use crate::scheduler::Op;
 
 /// How many parts the time is cut into, for what is drawn over it.
 const BINS: usize = 120;
@@ -138,7 +139,7 @@ pub fn table(rows: &[Row]) -> String {
     let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max(9);
     let mut text = format!("{:width$}", "CANDIDATE");
     for (_, title, _) in COLUMNS {
-        let _ = write!(text, " {title:>16}");
+        let _ = write!(text, " {title:>19}");
     }
     text.push('\n');
     for row in rows {
@@ -146,7 +147,7 @@ pub fn table(rows: &[Row]) -> String {
         for (metric, _, times) in COLUMNS {
             let summary = row.summary(metric);
             let shown = format!("{:.2} ± {:.2}", summary.mean * times, summary.confidence() * times);
-            let _ = write!(text, " {shown:>16}");
+            let _ = write!(text, " {shown:>19}");
         }
         text.push('\n');
     }
@@ -208,6 +209,24 @@ pub fn plots(rows: &[Row], prefix: &str) -> Vec<(String, Plot)> {
         }
     }
     plots
+}
+
+/// Where two runs of one workload on the same nodes part, for people; `None` if they don't.
+#[must_use]
+pub fn parting(ours: &Outcome, theirs: &Outcome) -> Option<String> {
+    let Divergence { common, ours: next, theirs: other } = ours.log.divergence(&theirs.log)?;
+    let told = |decision: Option<&Decision>| {
+        let Some(Decision { at, unit, ops, fate, .. }) = decision else { return "the end".to_owned() };
+        let name = ours.units.get(unit.0 as usize).map_or("?", |unit| &*unit.name);
+        let nodes = ops.iter().filter_map(|op| match op {
+            Op::Place { place, .. } => ours.nodes.get(place.node.0 as usize).map(|node| &*node.name),
+            _ => None,
+        });
+        let nodes: Vec<&str> = nodes.collect();
+        let to = if nodes.is_empty() { String::new() } else { format!(" to {}", nodes.join(", ")) };
+        format!("{name}{to} at {:.0} s ({fate:?})", at.seconds())
+    };
+    Some(format!("{common} decisions in common; then {}, or {}", told(next), told(other)))
 }
 
 /// What was varied for one line of a picture: the rows to join, each with its place on the axis.

@@ -1,6 +1,6 @@
 //! What a simulated run is judged by.
 
-use super::simulation::{Amounts, Outcome};
+use super::simulation::{AgentOutcome, Amounts, Outcome};
 
 /// Seconds that were waited, sorted.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,7 +68,8 @@ pub struct Metrics {
     pub devices: f64,
     /// Of the time that pods ran and came to an end, whatever end, the share that was not lost. 1 if none did.
     pub goodput: f64,
-    /// Steps refused, in part or as a whole, for each that was taken (Omega's conflict fraction; it may exceed 1).
+    /// Steps refused, in part or as a whole, for each that was taken, of the agent for which that is most (Omega's conflict
+    /// fraction; it may exceed 1).
     pub conflict_fraction: f64,
     /// The share of time that the busiest agent thought, as long as units came; more than 1 if it was not done by then.
     pub busyness: f64,
@@ -137,7 +138,10 @@ impl Metrics {
         let [cpu, memory, devices] = mean_shares(outcome, None, span);
         let ran = outcome.worked.seconds() + outcome.lost.seconds();
         let per = |part: f64, all: f64| if all > 0.0 { part / all } else { 0.0 };
-        let sum = |of: fn(&super::simulation::AgentOutcome) -> u64| outcome.agents.iter().map(of).sum::<u64>() as f64;
+        let attempts: u64 = outcome.agents.iter().map(|agent| agent.attempts).sum();
+        // Who was refused whatever it tried counts as taken once.
+        let fraction = |agent: &AgentOutcome| agent.conflicts as f64 / agent.committed.max(1) as f64;
+        let conflicts = outcome.agents.iter().map(fraction);
         let busy = outcome.agents.iter().map(|agent| per(agent.busy.seconds(), span));
         let wasted = outcome.agents.iter().map(|agent| per(agent.wasted.seconds(), span));
         let dominant = |queue| mean_shares(outcome, Some(queue), span).into_iter().fold(0.0, f64::max);
@@ -153,10 +157,10 @@ impl Metrics {
             memory,
             devices,
             goodput: if ran > 0.0 { outcome.worked.seconds() / ran } else { 1.0 },
-            conflict_fraction: per(sum(|agent| agent.conflicts), sum(|agent| agent.committed)),
+            conflict_fraction: conflicts.fold(0.0, f64::max),
             busyness: busy.fold(0.0, f64::max),
             busyness_wasted: wasted.fold(0.0, f64::max),
-            attempts: per(sum(|agent| agent.attempts), outcome.units.len() as f64),
+            attempts: per(attempts as f64, outcome.units.len() as f64),
             fairness: jain((0..outcome.queues.len()).map(dominant)),
             unplaced: outcome.units.iter().filter(|unit| unit.placed.is_none()).count() as f64,
         }

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod openb;
 pub mod parallel;
 pub mod plot;
+pub mod policies;
 pub mod simulation;
 pub mod statistics;
 pub mod trace;

@@ -153,6 +153,12 @@ impl Generator {
         arrivals
     }
 
+    /// Draws the units of so many days.
+    #[must_use]
+    pub fn days(&self, days: f64, seed: u64) -> Vec<Arrival> {
+        self.arrivals(Micros::from_seconds(days * 86_400.0), &Entropy::seeded(seed))
+    }
+
     /// The same at another load: as a multiple of the resource of these nodes that is asked for most.
     #[must_use]
     pub fn at_load(mut self, load: f64, nodes: &[NodeInfo]) -> Self {
@@ -249,6 +255,25 @@ pub fn of_trace(tasks: &[Task]) -> Vec<Arrival> {
     arrivals
 }
 
+/// A workload that comes faster or slower, so that it asks for so much as a multiple of what the nodes have, in the mean over the
+/// time in which it comes; of what doesn't end nothing is known, and nothing counted. As it was if it asks for nothing, or comes
+/// all at once.
+#[must_use]
+pub fn at_load(mut arrivals: Vec<Arrival>, load: f64, nodes: &[NodeInfo]) -> Vec<Arrival> {
+    let (capacity, mut asked) = (Amounts::capacity(nodes), [0.0; 3]);
+    for work in arrivals.iter().flat_map(|arrival| &arrival.pods) {
+        let seconds = work.runs.map_or(0.0, Micros::seconds);
+        let shares = Amounts::of(&work.shape).shares(capacity);
+        asked.iter_mut().zip(shares).for_each(|(sum, share)| *sum += share * seconds);
+    }
+    let span = arrivals.last().map_or(0.0, |last| last.at.seconds());
+    let times = asked.into_iter().fold(0.0, f64::max) / load / span;
+    if times.is_finite() && times > 0.0 {
+        arrivals.iter_mut().for_each(|arrival| arrival.at = Micros::from_seconds(arrival.at.seconds() * times));
+    }
+    arrivals
+}
+
 fn node(at: usize, cpu: i64, gibibytes: i64, devices: u8) -> NodeInfo {
     let allocatable = Resources { cpu, memory: gibibytes << 30, pods: PODS_MAX, ..Resources::default() };
     NodeInfo { name: format!("node-{at:05}").into(), allocatable, devices, ..NodeInfo::default() }
@@ -309,6 +334,18 @@ mod tests {
             let most = (0..3).map(load).fold(0.0, f64::max);
             assert!((most - 0.8).abs() < 1e-9, "{most}");
         }
+    }
+
+    #[test]
+    fn a_workload_comes_as_fast_as_it_is_told_to() {
+        let nodes = gpu_nodes(20);
+        let recorded = Generator::gpu_sharing().days(2.0, 1);
+        let slow = super::at_load(recorded.clone(), 0.5, &nodes);
+        let fast = super::at_load(slow.clone(), 1.0, &nodes);
+        let [slow, fast] = [&slow, &fast].map(|arrivals| arrivals.last().expect("some").at.seconds());
+        assert!((slow / fast - 2.0).abs() < 1e-6, "{slow} {fast}");
+        assert!(super::at_load(Vec::new(), 1.0, &nodes).is_empty());
+        assert_eq!(super::at_load(recorded[..1].to_vec(), 1.0, &[]), recorded[..1]);
     }
 
     #[test]

@@ -1,0 +1,109 @@
+//! Scheduling policies by name, each alone with a workload in a simulated cluster.
+
+use std::sync::Arc;
+
+use super::{
+    comparison::{self, Row},
+    simulation::{Agent, Arrival, Outcome, Simulation},
+};
+use crate::{
+    rng::Entropy,
+    scheduler::{BestFit, DotProduct, Fragmentation, LeastAllocated, NodeInfo, Pipeline, TypicalPods},
+};
+
+/// The names of the policies.
+pub const POLICIES: [&str; 6] =
+    ["first-fit", "least-allocated", "kubernetes-default", "dot-product", "best-fit", "fragmentation-gradient"];
+
+/// The share of a workload's pods that its typical pods stand for, as FGD's authors have it.
+const TYPICAL_COVERAGE: f64 = 0.95;
+
+/// A policy by its name; `None` if there is none of this name. `typical` is what fragmentation is measured by.
+#[must_use]
+pub fn policy(name: &str, typical: &Arc<TypicalPods>) -> Option<Pipeline> {
+    let pipeline = Pipeline::new(name).required();
+    Some(match name {
+        "first-fit" => pipeline,
+        "least-allocated" => pipeline.score(1, LeastAllocated),
+        "kubernetes-default" => Pipeline::kubernetes_default(),
+        "dot-product" => pipeline.score(1, DotProduct::default()),
+        "best-fit" => pipeline.score(1, BestFit::default()),
+        "fragmentation-gradient" => {
+            let fragmentation = Fragmentation(Arc::clone(typical));
+            pipeline.score(1, fragmentation.clone()).devices(fragmentation)
+        }
+        _ => return None,
+    })
+}
+
+/// Runs one policy, which takes no time to think, with a workload; the seed draws the order of the nodes, too, by which ties are
+/// broken. `None` if there is no such policy.
+#[must_use]
+pub fn run(nodes: &[NodeInfo], arrivals: &[Arrival], name: &str, seed: u64) -> Option<Outcome> {
+    let entropy = Entropy::seeded(seed);
+    let shapes = arrivals.iter().flat_map(|arrival| &arrival.pods).map(|work| &*work.shape);
+    let agent = Agent::new(policy(name, &TypicalPods::of(shapes, TYPICAL_COVERAGE).into())?);
+    let nodes = shuffled(nodes, &entropy);
+    Some(Simulation::of(&nodes).run(arrivals.iter().cloned(), vec![agent], |_| 0, &entropy))
+}
+
+/// Runs every policy with the workload of each seed; `done` is called after each run.
+pub fn compare(
+    nodes: &[NodeInfo],
+    workload: impl Fn(u64) -> Vec<Arrival> + Sync,
+    seeds: &[u64],
+    done: impl Fn() + Sync,
+) -> Vec<Row> {
+    let candidates = POLICIES.map(|name| (name.into(), name));
+    comparison::compare(
+        &candidates,
+        seeds,
+        |name, seed| run(nodes, &workload(seed), name, seed).unwrap_or_default(),
+        done,
+    )
+}
+
+/// Says for people where two policies part, on one workload with one seed.
+#[must_use]
+pub fn parting(nodes: &[NodeInfo], arrivals: &[Arrival], names: [&str; 2], seed: u64) -> String {
+    let [Some(ours), Some(theirs)] = names.map(|name| run(nodes, arrivals, name, seed)) else {
+        return format!("there is no {} or no {}", names[0], names[1]);
+    };
+    let parting = comparison::parting(&ours, &theirs).unwrap_or_else(|| "the same decisions".into());
+    format!("{} and {}, with seed {seed}: {parting}", names[0], names[1])
+}
+
+/// The nodes in an order that is drawn, which their names then tell: schedulers see nodes in the order of names.
+#[must_use]
+pub fn shuffled(nodes: &[NodeInfo], entropy: &Entropy) -> Vec<NodeInfo> {
+    let mut order: Vec<&NodeInfo> = nodes.iter().collect();
+    fastrand::Rng::with_seed(entropy.next_u64()).shuffle(&mut order);
+    let named = |(rank, node): (usize, &NodeInfo)| {
+        let name = format!("{rank:06}-{}", node.name).into();
+        NodeInfo { name, ..node.clone() }
+    };
+    order.into_iter().enumerate().map(named).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{POLICIES, compare, parting, policy, run};
+    use crate::lab::workload::{Generator, gpu_nodes};
+
+    #[test]
+    fn every_policy_is_run_on_the_same_workloads() {
+        let nodes = gpu_nodes(6);
+        let workload = |seed| Generator::gpu_sharing().at_load(1.2, &nodes).days(0.1, seed);
+        let rows = compare(&nodes, workload, &[1, 2], || ());
+        assert_eq!(rows.iter().map(|row| &*row.name).collect::<Vec<_>>(), POLICIES);
+        assert!(
+            rows.iter().all(|row| row.summary("devices").mean > 0.1 && row.summary("conflict_fraction").mean == 0.0)
+        );
+        let said = |names| parting(&nodes, &workload(1), names, 1);
+        let [differ, same, unknown] = [["first-fit", "best-fit"], ["best-fit"; 2], ["luck", "best-fit"]].map(said);
+        assert!(differ.contains(" decisions in common; then "), "{differ}");
+        assert!(same.ends_with("the same decisions"), "{same}");
+        assert_eq!(unknown, "there is no luck or no best-fit");
+        assert!(policy("luck", &Default::default()).is_none() && run(&nodes, &[], "luck", 1).is_none());
+    }
+}
