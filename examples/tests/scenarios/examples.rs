@@ -111,6 +111,23 @@ fn policies_are_compared_in_virtual_time() {
 }
 
 #[test]
+fn three_paradigms_are_compared_on_one_workload() {
+    let out = tempfile::tempdir().expect("a folder");
+    let output = Command::new(example("three_paradigms"))
+        .args(["--load", "3", "--out"])
+        .arg(out.path())
+        .output()
+        .expect("it starts");
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for way in ["monolithic, 30 s", "offers, 30 s", "optimistic, 30 s"] {
+        assert_eq!(said.lines().filter(|line| line.starts_with(way)).count(), 2, "{said}");
+    }
+    let picture = std::fs::read_to_string(out.path().join("paradigms-conflict_fraction.svg")).expect("a picture");
+    assert!(picture.contains("optimistic"));
+}
+
+#[test]
 fn a_trace_that_can_not_be_read_is_named_by_its_line() {
     let out = tempfile::tempdir().expect("a folder");
     let output = compare(trace("p1,4000,1024,1,1001").path(), out.path(), &[]);

@@ -7,6 +7,7 @@ mod applier;
 mod explanation;
 mod filter;
 mod first_fit;
+mod offers;
 mod pipeline;
 mod plan;
 mod pod_affinity;
@@ -38,6 +39,7 @@ pub use filter::{
 pub use first_fit::FirstFit;
 #[cfg(feature = "client")]
 pub use metrics::Metrics;
+pub use offers::Offers;
 pub use pipeline::{
     Filter, FullestDevices, Look, PickDevices, Pipeline, RandomDevices, Reads, Reason, Scale, Score, Ties,
 };

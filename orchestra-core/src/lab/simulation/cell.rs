@@ -303,8 +303,8 @@ impl Cell {
     fn took(&mut self, run: Run, count: i64) {
         let shape = &self.jobs[run.unit as usize].members[run.member as usize].work.shape;
         let more = Amounts::default().plus(Amounts::of(shape), count);
-        let queue = self.outcome.units[run.unit as usize].queue;
-        self.outcome.changes.push(Change { at: self.now, queue, more });
+        let UnitOutcome { queue, agent, .. } = self.outcome.units[run.unit as usize];
+        self.outcome.changes.push(Change { at: self.now, queue, agent, more });
     }
 }
 

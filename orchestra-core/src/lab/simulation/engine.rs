@@ -8,13 +8,13 @@ use std::{
 };
 
 use super::{
-    Agent, AgentOutcome, Arrival, Churn, Micros, Outcome, Simulation,
+    Agent, AgentOutcome, Amounts, Arrival, Churn, Micros, Outcome, Sharing, Simulation,
     cell::{Cell, timestamp},
     events::{Event, Events, Run},
 };
 use crate::{
     rng::Entropy,
-    scheduler::{Ask, Heard, NodeId, Op, PodId, ShapeId, Step, Unit, UnitId},
+    scheduler::{Ask, Heard, NodeId, Offers, Op, PodId, ShapeId, Step, Unit, UnitId},
 };
 
 /// In which order units are served: by priority, then by arrival, then by number.
@@ -45,6 +45,8 @@ struct Desk {
     thought: Option<Thought>,
     /// The shapes that found no place, and how often room had been made by then.
     barred: BTreeMap<ShapeId, u64>,
+    /// Whether others held nodes when it was last made an offer.
+    saw_part: bool,
     outcome: AgentOutcome,
 }
 
@@ -73,6 +75,8 @@ pub(super) struct Engine<'a, A> {
     phases: Vec<Phase>,
     route: &'a dyn Fn(&Arrival) -> usize,
     failures: Entropy,
+    /// The allocator, if agents see what they are offered, and how many of the changes it knows.
+    offers: Option<(Offers, usize)>,
 }
 
 impl<'a, A: Iterator<Item = Arrival>> Engine<'a, A> {
@@ -92,8 +96,12 @@ impl<'a, A: Iterator<Item = Arrival>> Engine<'a, A> {
             parked: BTreeMap::new(),
             thought: None,
             barred: BTreeMap::new(),
+            saw_part: false,
         };
+        let total = Amounts::capacity(simulation.nodes).resources();
+        let offers = || (Offers::new(total, agents.iter().map(|_| 1.0)), 0);
         Self {
+            offers: (simulation.sharing == Sharing::Offers).then(offers),
             until: simulation.until,
             churn: simulation.churn,
             cell: Cell::new(simulation),
@@ -121,7 +129,11 @@ impl<'a, A: Iterator<Item = Arrival>> Engine<'a, A> {
                 self.happen(event);
             }
             self.wake();
-            (0..self.desks.len()).for_each(|desk| self.ask(desk));
+            if self.offers.is_some() {
+                self.offer();
+            } else {
+                (0..self.desks.len()).for_each(|desk| self.ask(desk, None));
+            }
         }
         if self.events.next_at().is_some() {
             self.cell.outcome.end = self.until;
@@ -211,8 +223,48 @@ impl<'a, A: Iterator<Item = Arrival>> Engine<'a, A> {
         }
     }
 
+    /// Offers what is free to one agent after another, who is idle and has something to decide on.
+    fn offer(&mut self) {
+        loop {
+            let Some((offers, known)) = &mut self.offers else { return };
+            for change in self.cell.outcome.changes.iter().skip(*known) {
+                // What is freed is noted as less than nothing.
+                offers.took(change.agent, &change.more.resources());
+            }
+            *known = self.cell.outcome.changes.len();
+            let wants =
+                |at: usize| self.desks.get(at).is_some_and(|desk| desk.thought.is_none() && !desk.due.is_empty());
+            let Some(next) = offers.next(wants) else { return };
+            let offered = offers.offer(next, &self.cell.snapshot);
+            if offered.is_empty() {
+                return;
+            }
+            self.desks[next].saw_part = offers.others_hold(next);
+            let is_all = offered.len() == self.cell.snapshot.nodes().len();
+            self.ask(next, (!is_all).then_some(&offered));
+            if self.desks[next].thought.is_none() {
+                self.give_back(next);
+            }
+        }
+    }
+
+    /// Takes back what an agent was offered; who saw only the rest has another look.
+    fn give_back(&mut self, number: usize) {
+        let Some((offers, _)) = &mut self.offers else { return };
+        offers.give_back(number);
+        for (at, desk) in self.desks.iter_mut().enumerate().filter(|(_, desk)| desk.thought.is_none() && desk.saw_part)
+        {
+            // Who has just given back has seen all that is new to him only if nobody holds the rest.
+            if at != number || !offers.others_hold(at) {
+                desk.saw_part = false;
+                desk.barred.clear();
+                desk.due.append(&mut desk.parked);
+            }
+        }
+    }
+
     /// Asks an agent that is idle, if there is something to ask.
-    fn ask(&mut self, desk: usize) {
+    fn ask(&mut self, desk: usize, scope: Option<&[NodeId]>) {
         let number = desk;
         let (cell, Some(desk)) = (&mut self.cell, self.desks.get_mut(desk)) else { return };
         if desk.thought.is_some() {
@@ -241,7 +293,7 @@ impl<'a, A: Iterator<Item = Arrival>> Engine<'a, A> {
             seed: desk.entropy.next_u64(),
             snapshot: &cell.snapshot,
             pending: &pending,
-            scope: None,
+            scope,
             steps_max: NonZeroU32::MAX,
         });
         let cost = |unit: &Unit| {
@@ -320,6 +372,7 @@ impl<'a, A: Iterator<Item = Arrival>> Engine<'a, A> {
             self.settle(unit, cost, was_refused, !found && !was_refused, thought.releases);
         }
         lost.into_iter().for_each(|unit| self.queue(unit));
+        self.give_back(number);
     }
 
     /// Says what is next for a unit that was decided on.

@@ -208,6 +208,17 @@ pub struct Churn {
     pub until: Micros,
 }
 
+/// What agents see of the cell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// All of it, all at once; what they do to each other is found out when a plan takes effect (Omega).
+    #[default]
+    Everything,
+    /// What they are offered: all that is free and that nobody else holds, whose share is smallest first
+    /// ([`Offers`](crate::scheduler::Offers), Mesos). An offer is held while the agent thinks.
+    Offers,
+}
+
 /// A cluster, and how it behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Simulation<'a> {
@@ -217,6 +228,8 @@ pub struct Simulation<'a> {
     pub churn: Option<Churn>,
     /// What becomes of pods whose node fails, and of those that a plan evicts.
     pub lost: Lost,
+    /// What agents see of the cell.
+    pub sharing: Sharing,
     /// It ends then, or when nothing is left to happen.
     pub until: Micros,
 }
@@ -225,7 +238,7 @@ impl<'a> Simulation<'a> {
     /// Nodes that never fail, until nothing is left to happen.
     #[must_use]
     pub fn of(nodes: &'a [NodeInfo]) -> Self {
-        Self { nodes, churn: None, lost: Lost::ArriveAgain, until: Micros::MAX }
+        Self { nodes, churn: None, lost: Lost::ArriveAgain, sharing: Sharing::Everything, until: Micros::MAX }
     }
 
     /// Runs a workload. `route` tells by its number which agent a unit goes to; a number beyond the last is the last's.

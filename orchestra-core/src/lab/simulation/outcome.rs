@@ -1,7 +1,7 @@
 //! What a run found, as plain numbers.
 
 use super::{Log, Micros};
-use crate::scheduler::{NodeInfo, NodeView, Shape};
+use crate::scheduler::{NodeInfo, NodeView, Resources, Shape};
 
 /// Amounts of the resources that are measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,6 +31,12 @@ impl Amounts {
             let one = Self { cpu: allocatable.cpu, memory: allocatable.memory, device_millis: device_millis(node) };
             sum.plus(one, 1)
         })
+    }
+
+    /// As resources by name; devices are called `devices`.
+    #[must_use]
+    pub fn resources(self) -> Resources {
+        [("cpu", self.cpu), ("memory", self.memory), ("devices", self.device_millis)].into_iter().collect()
     }
 
     /// With `count` times another added.
@@ -114,6 +120,8 @@ pub struct Change {
     pub at: Micros,
     /// The tenant, by its number in [`Outcome::queues`].
     pub queue: usize,
+    /// By whose decision.
+    pub agent: usize,
     /// How much more; less than nothing if less.
     pub more: Amounts,
 }

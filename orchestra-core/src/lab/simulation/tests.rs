@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{Agent, Arrival, Churn, Decision, Fate, Log, Lost, Micros, Mismatch, Outcome, Record, Simulation, Work};
+use super::{
+    Agent, Arrival, Churn, Decision, Fate, Log, Lost, Micros, Mismatch, Outcome, Record, Sharing, Simulation, Work,
+};
 use crate::{
     lab::statistics::Summary,
     rng::Entropy,
@@ -76,6 +78,16 @@ fn contested(seed: u64, detect: Detect, commit: Option<Commit>, churn: bool) -> 
     let simulation = Simulation { churn, lost, ..Simulation::of(&nodes) };
     let by_name = |arrival: &Arrival| usize::from(arrival.name.ends_with(['1', '3', '5', '7', '9']));
     simulation.run(workload(seed), rivals(detect, commit), by_name, &Entropy::seeded(seed))
+}
+
+/// The same, but that what one sees is offered to it alone.
+fn offered(seed: u64, churn: bool) -> Outcome {
+    let nodes = nodes();
+    let span = Micros::from_seconds;
+    let churn = churn.then(|| Churn { up: span(60.0), down: span(10.0), until: span(100.0) });
+    let simulation = Simulation { churn, sharing: Sharing::Offers, ..Simulation::of(&nodes) };
+    let by_name = |arrival: &Arrival| usize::from(arrival.name.ends_with(['1', '3', '5', '7', '9']));
+    simulation.run(workload(seed), rivals(Detect::Fit, None), by_name, &Entropy::seeded(seed))
 }
 
 /// Goes through a log with books of its own: the pods that wait or run, each with its cpu and, if it runs, its node.
@@ -153,6 +165,21 @@ proptest! {
             prop_assert!(unit.ended.is_some(), "{:?}", unit);
         }
         prop_assert!(outcome.nodes.iter().all(|node| node.requested == Resources::default()));
+    }
+
+    /// Law 7 of schedulers: who keeps to his offer is in nobody's way; SEMANTICS 49: and nothing is left waiting for an offer.
+    #[test]
+    fn offers_have_no_conflicts_and_reach_everybody(seed: u64) {
+        let outcome = offered(seed, false);
+        audit(&outcome.log, &nodes());
+        prop_assert!(outcome.agents.iter().all(|agent| agent.conflicts == 0), "{:?}", outcome.agents);
+        for unit in outcome.units.iter().filter(|unit| unit.pods == 1) {
+            prop_assert!(unit.ended.is_some(), "{:?}", unit);
+        }
+        let failing = offered(seed, true);
+        audit(&failing.log, &nodes());
+        prop_assert_eq!(&failing, &offered(seed, true));
+        prop_assert!(failing.log.replay(&nodes()).is_ok());
     }
 
     /// Law 6: who is alone is in nobody's way, however long it thinks.
