@@ -255,22 +255,33 @@ pub fn of_trace(tasks: &[Task]) -> Vec<Arrival> {
     arrivals
 }
 
-/// A workload that comes faster or slower, so that it asks for so much as a multiple of what the nodes have, in the mean over the
-/// time in which it comes; of what doesn't end nothing is known, and nothing counted. As it was if it asks for nothing, or comes
-/// all at once.
+/// A workload that comes faster or slower, so that it asks for so much as a multiple of what the nodes have: in the mean over the
+/// time in which it comes, if each pod gets a place at once. As near as can be: pods that outlast that time are no more than
+/// there are. As it was if it asks for nothing, or comes all at once.
 #[must_use]
 pub fn at_load(mut arrivals: Vec<Arrival>, load: f64, nodes: &[NodeInfo]) -> Vec<Arrival> {
-    let (capacity, mut asked) = (Amounts::capacity(nodes), [0.0; 3]);
-    for work in arrivals.iter().flat_map(|arrival| &arrival.pods) {
-        let seconds = work.runs.map_or(0.0, Micros::seconds);
-        let shares = Amounts::of(&work.shape).shares(capacity);
-        asked.iter_mut().zip(shares).for_each(|(sum, share)| *sum += share * seconds);
+    let (capacity, span) = (Amounts::capacity(nodes), arrivals.last().map_or(0.0, |last| last.at.seconds()));
+    let asked = |times: f64| {
+        let mut sums = [0.0; 3];
+        for (at, work) in arrivals.iter().flat_map(|arrival| arrival.pods.iter().map(|work| (arrival.at, work))) {
+            let left = (span - at.seconds()) * times;
+            let share_of_time = work.runs.map_or(left, |runs| runs.seconds().min(left)) / (span * times);
+            let shares = Amounts::of(&work.shape).shares(capacity);
+            sums.iter_mut().zip(shares).for_each(|(sum, share)| *sum += share * share_of_time);
+        }
+        sums.into_iter().fold(0.0, f64::max)
+    };
+    if span <= 0.0 || asked(1.0) <= 0.0 {
+        return arrivals;
     }
-    let span = arrivals.last().map_or(0.0, |last| last.at.seconds());
-    let times = asked.into_iter().fold(0.0, f64::max) / load / span;
-    if times.is_finite() && times > 0.0 {
-        arrivals.iter_mut().for_each(|arrival| arrival.at = Micros::from_seconds(arrival.at.seconds() * times));
+    // The faster it comes, the more it asks for: halve the interval between a millionth and a million times as slow.
+    let (mut low, mut high) = (-6.0, 6.0);
+    for _ in 0..50 {
+        let middle = f64::midpoint(low, high);
+        if asked(10_f64.powf(middle)) > load { low = middle } else { high = middle }
     }
+    let times = 10_f64.powf(high);
+    arrivals.iter_mut().for_each(|arrival| arrival.at = Micros::from_seconds(arrival.at.seconds() * times));
     arrivals
 }
 
@@ -288,7 +299,7 @@ fn shape(cpu: i64, gibibytes: i64, devices: DeviceRequest) -> Arc<Shape> {
 mod tests {
     use super::{Distribution, Generator, Micros, gpu_nodes, of_trace, omega_nodes};
     use crate::{
-        lab::{simulation::Amounts, statistics::Summary, trace},
+        lab::{metrics::Metrics, policies, simulation::Amounts, statistics::Summary, trace},
         rng::Entropy,
     };
 
@@ -338,12 +349,14 @@ mod tests {
 
     #[test]
     fn a_workload_comes_as_fast_as_it_is_told_to() {
-        let nodes = gpu_nodes(20);
+        let nodes = gpu_nodes(200);
         let recorded = Generator::gpu_sharing().days(2.0, 1);
-        let slow = super::at_load(recorded.clone(), 0.5, &nodes);
-        let fast = super::at_load(slow.clone(), 1.0, &nodes);
-        let [slow, fast] = [&slow, &fast].map(|arrivals| arrivals.last().expect("some").at.seconds());
-        assert!((slow / fast - 2.0).abs() < 1e-6, "{slow} {fast}");
+        for load in [0.1, 0.2] {
+            let arrivals = super::at_load(recorded.clone(), load, &nodes);
+            let outcome = policies::run(&nodes, &arrivals, "first-fit", 1).expect("a policy");
+            let metrics = Metrics::of(&outcome);
+            assert!((metrics.devices - load).abs() < 0.001, "asked for {load}: {metrics:?}");
+        }
         assert!(super::at_load(Vec::new(), 1.0, &nodes).is_empty());
         assert_eq!(super::at_load(recorded[..1].to_vec(), 1.0, &[]), recorded[..1]);
     }
