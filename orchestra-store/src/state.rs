@@ -139,7 +139,6 @@ impl State {
         self.floor
     }
 
-    /// The bytes of the live keys and values.
     /// How much there is alive.
     pub(crate) fn size(&self) -> Size {
         self.size
