@@ -104,7 +104,8 @@ impl View {
             };
             Arc::clone(self.topics().entry(prefix.clone()).or_insert_with(|| Arc::new(new())))
         };
-        let cursor = Cursor { view: Arc::clone(self), topic, prefix, after: after.max(FIRST), told: None };
+        let position = Position { prefix, after: after.max(FIRST), told: None };
+        let cursor = Cursor { view: Arc::clone(self), topic, position };
         stream::try_unfold(cursor, |mut cursor| async {
             let batch = cursor.next().await?;
             Ok(Some((batch, cursor)))
@@ -138,13 +139,18 @@ fn prefixes_of(key: &Key) -> impl Iterator<Item = &str> {
     path.match_indices('/').map(|(slash, _)| &path[..=slash])
 }
 
+/// One watch.
+struct Cursor {
+    view: Arc<View>,
+    topic: Arc<Topic>,
+    position: Position,
+}
+
 /// How far one watch has come.
 ///
 /// A bookmark follows the first time the cursor has caught up with the present, and then when it has caught up and passed
 /// [`BOOKMARK_COMMITS`] without a word.
-struct Cursor {
-    view: Arc<View>,
-    topic: Arc<Topic>,
+struct Position {
     prefix: Prefix,
     /// No commit up to this one is still to be yielded.
     after: Revision,
@@ -154,25 +160,33 @@ struct Cursor {
 
 impl Cursor {
     async fn next(&mut self) -> Result<Batch> {
+        let Self { view, topic, position } = self;
         loop {
-            let topic = Arc::clone(&self.topic);
+            // Who is behind finds something without standing in line for it, which all watches of a topic share.
+            match position.advance(view, topic)? {
+                Advance::Yield(batch) => return Ok(batch),
+                Advance::More => continue,
+                Advance::CaughtUp => {}
+            }
             let mut changed = pin!(topic.changed.notified());
             changed.as_mut().enable();
-            match self.advance()? {
+            match position.advance(view, topic)? {
                 Advance::Yield(batch) => return Ok(batch),
                 Advance::More => {}
                 Advance::CaughtUp => changed.await,
             }
         }
     }
+}
 
-    fn advance(&mut self) -> Result<Advance> {
-        let state = self.view.state();
-        if self.after.0 < self.topic.forgotten.load(Ordering::Relaxed) {
+impl Position {
+    fn advance(&mut self, view: &View, topic: &Topic) -> Result<Advance> {
+        let state = view.state();
+        if self.after.0 < topic.forgotten.load(Ordering::Relaxed) {
             return Err(Error::Compacted { floor: state.floor() });
         }
         // What was forgotten since, or all if the prefix is at rest, is not this watch's business.
-        let at_rest = self.after.0 >= self.topic.last.load(Ordering::Relaxed);
+        let at_rest = self.after.0 >= topic.last.load(Ordering::Relaxed);
         let skipped = if at_rest { state.revision() } else { state.floor() };
         let mut seen = self.after.max(skipped);
         for commit in state.after(seen)?.take(SCAN_COMMITS_MAX) {
@@ -203,7 +217,7 @@ impl Drop for Cursor {
         const THE_MAP_AND_THIS: usize = 2;
         let mut topics = self.view.topics();
         if Arc::strong_count(&self.topic) == THE_MAP_AND_THIS {
-            topics.remove(&self.prefix);
+            topics.remove(&self.position.prefix);
         }
     }
 }
