@@ -6,6 +6,7 @@ mod scenarios {
     mod etcd;
     mod examples;
     mod kubectl;
+    mod leader;
     mod life;
     mod link;
     mod process;

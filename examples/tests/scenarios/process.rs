@@ -156,20 +156,26 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The cluster as five programs, all ended when it is dropped.
+/// The cluster as separate programs, all ended when it is dropped.
 pub(crate) struct SeparateCluster {
     children: Vec<Child>,
     data: tempfile::TempDir,
 }
 
 impl SeparateCluster {
-    /// Starts the five programs, each once the server answers.
-    pub(crate) fn start() -> Self {
-        let data = tempfile::tempdir().expect("a temporary directory");
-        let dir = data.path().to_str().expect("a plain path").to_owned();
-        let mut cluster = Self { children: Vec::new(), data };
+    /// Starts the server alone, and waits until it answers.
+    pub(crate) fn server() -> Self {
+        let mut cluster = Self { children: Vec::new(), data: tempfile::tempdir().expect("a temporary directory") };
+        let dir = cluster.directory();
         let server = cluster.run("api_server", &["--data", &dir, "--listen", "127.0.0.1:0"]);
         wait_for_output(server, "export KUBECONFIG=");
+        cluster
+    }
+
+    /// Starts the programs, each once the server answers.
+    pub(crate) fn start() -> Self {
+        let mut cluster = Self::server();
+        let dir = cluster.directory();
         for (name, args) in [
             ("controller_manager", &[][..]),
             ("scheduler", &[]),
@@ -189,16 +195,25 @@ impl SeparateCluster {
         assert!(!before.is_empty(), "pods run");
         stop(&mut self.children.pop().expect("the kubelet is the last"));
         assert_eq!(processes_below(self.data.path()), before);
-        let dir = self.data.path().to_str().expect("a plain path").to_owned();
+        let dir = self.directory();
         let component = self.run("kubelet", &["--data", &dir, "--stop-pods"]);
         wait_for_output(component, "");
         assert_eq!(processes_below(self.data.path()), before);
     }
 
+    fn directory(&self) -> String {
+        self.data.path().to_str().expect("a plain path").to_owned()
+    }
+
+    /// Where the server says how it is reached.
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.data.path().join("kubeconfig")
+    }
+
     fn run(&mut self, name: &str, args: &[&str]) -> std::process::ChildStdout {
         let mut child = Command::new(example(name))
             .args(args)
-            .env("KUBECONFIG", self.data.path().join("kubeconfig"))
+            .env("KUBECONFIG", self.kubeconfig())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -213,7 +228,7 @@ impl SeparateCluster {
     pub(crate) fn refuses_a_second_server(&self) {
         let mut second = Command::new(example("api_server"));
         second.arg("--data").arg(self.data.path()).args(["--listen", "127.0.0.1:0"]);
-        let kubeconfig = || std::fs::read(self.data.path().join("kubeconfig")).expect("a kubeconfig");
+        let kubeconfig = || std::fs::read(self.kubeconfig()).expect("a kubeconfig");
         let before = kubeconfig();
         let output = second.output().expect("the example starts");
         let said = text(&output.stderr);
@@ -227,7 +242,7 @@ impl SeparateCluster {
             let output = Command::new("kubectl")
                 .args(args)
                 .current_dir(env!("CARGO_MANIFEST_DIR"))
-                .env("KUBECONFIG", self.data.path().join("kubeconfig"))
+                .env("KUBECONFIG", self.kubeconfig())
                 .output()
                 .expect("kubectl is on the PATH");
             assert!(output.status.success(), "kubectl {args:?}:\n{}", text(&output.stderr));
