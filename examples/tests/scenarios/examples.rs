@@ -17,6 +17,19 @@ fn quickstart_heals() {
 }
 
 #[test]
+fn a_critical_pod_takes_the_place_of_less_important_ones() {
+    let output = Command::new(example("preemption")).output().expect("it starts");
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    for line in
+        ["before: batch-1, batch-2, web-1", "database waits for room on node-1", "after:  batch-1, database, web-1"]
+    {
+        assert!(said.lines().any(|said| said == line), "{said}");
+    }
+    assert!(said.contains("batch-2: Preempted by pod"), "{said}");
+}
+
+#[test]
 fn own_implementations_pass_their_suites() {
     ends_with("own_store", "79 laws and rules hold for ListStore");
     ends_with("own_controller", "3 laws hold for service-address");

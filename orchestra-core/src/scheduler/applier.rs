@@ -26,15 +26,16 @@ pub enum Refusal {
 pub fn apply(trial: &mut Trial<'_>, step: &Step, detect: Detect) -> Result<Vec<Op>, Refusal> {
     let mark = trial.mark();
     let mut taken = Vec::new();
-    let mut placed = BTreeSet::new();
+    let mut own = BTreeSet::new();
     for op in &step.ops {
-        match check(trial, step, op, detect, &placed) {
+        match check(trial, step, op, detect, &own) {
             Ok(()) => {
                 if let Op::Place { pod, place } = op {
                     trial.place(*pod, *place);
-                    placed.insert(place.node);
+                    own.insert(place.node);
                 }
                 if let Op::Evict { pod, .. } = op {
+                    own.extend(trial.place_of(*pod).map(|place| place.node));
                     trial.evict(*pod);
                 }
                 taken.push(op.clone());
@@ -68,7 +69,8 @@ pub fn commit(snapshot: &mut Snapshot, step: &Step, detect: Detect) -> Result<Ve
         match op {
             Op::Place { pod, place } => snapshot.place(*pod, *place),
             Op::Evict { pod, .. } => snapshot.evict(*pod),
-            Op::Nominate { .. } | Op::Probe { .. } => {}
+            Op::Nominate { pod, node } => snapshot.nominate(*pod, *node),
+            Op::Probe { .. } => {}
         }
     }
     Ok(taken)
@@ -111,7 +113,11 @@ impl Ground for Trial<'_> {
 
 /// `own` are the nodes that this very step has changed: no conflict of its own.
 fn check(now: &impl Ground, step: &Step, op: &Op, detect: Detect, own: &BTreeSet<NodeId>) -> Result<(), Refusal> {
-    let Op::Place { pod, place: Place { node, devices } } = op else { return Ok(()) };
+    let (pod, node) = match op {
+        Op::Place { pod, place } => (pod, &place.node),
+        Op::Nominate { pod, node } => (pod, node),
+        Op::Evict { .. } | Op::Probe { .. } => return Ok(()),
+    };
     if now.place_of(*pod).is_some() {
         return Err(Refusal::Placed);
     }
@@ -122,6 +128,7 @@ fn check(now: &impl Ground, step: &Step, op: &Op, detect: Detect, own: &BTreeSet
     {
         return Err(Refusal::Changed(*node));
     }
+    let Op::Place { place: Place { devices, .. }, .. } = op else { return Ok(()) };
     let view = now.pod(*pod);
     ResourcesFit.admit(view, current).and_then(|()| HostPortsFree.admit(view, current)).map_err(Refusal::NoRoom)?;
     if !view.devices.is_met_by(*devices, &current.devices_left) {

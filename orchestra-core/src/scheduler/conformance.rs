@@ -6,17 +6,23 @@
 
 #![allow(clippy::missing_panics_doc, reason = "a law panics when it does not hold")]
 
-use std::{collections::BTreeSet, num::NonZeroU32};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+};
+
+use jiff::SignedDuration;
 
 use super::{
-    Ask, Detect, DeviceRequest, DevicesFit, DevicesMatch, Filter as _, HostPortsFree, NodeAffinityMatches, NodeId,
-    NodeInfo, NodeSchedulable, Op, Plan, PodId, PodView, Resources, ResourcesFit, Scheduler, Shape, Snapshot,
-    TaintsTolerated, Trial, Unit, UnitId, apply,
+    Ask, Budget, Detect, DeviceRequest, DeviceSet, DevicesFit, DevicesMatch, Filter as _, FullestDevices,
+    HostPortsFree, NodeAffinityMatches, NodeId, NodeInfo, NodeSchedulable, Op, PickDevices as _, Place, Plan, PodId,
+    PodView, Resources, ResourcesFit, Scheduler, Shape, Snapshot, TaintsTolerated, Trial, Unit, UnitId, apply,
 };
-use crate::{clock::Timestamp, rng::Entropy};
+use crate::{api::selector::LabelSelector, clock::Timestamp, rng::Entropy};
 
-/// How many clusters each law is tried on.
+/// How many clusters each law is tried on, unless the variable says otherwise.
 const CLUSTERS: u64 = 200;
+const CLUSTERS_VARIABLE: &str = "ORCHESTRA_SCHEDULER_CLUSTERS";
 
 /// A generated cluster and what waits in it.
 #[derive(Debug)]
@@ -36,27 +42,36 @@ impl Case {
         let below = |bound: u64| entropy.next_u64() % bound;
         let nodes: Vec<NodeInfo> = (0..=below(12)).map(|n| node(n, &below)).collect();
         let running = (0..below(10)).map(|n| {
-            (pod(n, &below), Some(nodes[usize::try_from(below(nodes.len() as u64)).expect("small")].name.clone()))
+            let on = nodes[usize::try_from(below(nodes.len() as u64)).expect("small")].name.clone();
+            let started = (below(2) == 0).then(|| Timestamp::UNIX_EPOCH + SignedDuration::from_secs(n.cast_signed()));
+            (PodView { started, terminating: below(8) == 0, ..pod(n, priority(&below), &below) }, Some(on))
         });
         let mut pods: Vec<_> = running.collect();
-        let first_waiting = pods.len();
-        pods.extend((100..=100 + below(30)).map(|n| (pod(n, &below), None)));
-        let mut units = Vec::new();
-        let mut waiting = (first_waiting..pods.len()).map(|at| PodId(u32::try_from(at).expect("small"))).peekable();
-        while waiting.peek().is_some() {
-            let size = if below(4) == 0 { 1 + usize::try_from(below(4)).expect("small") } else { 1 };
-            let members: Vec<_> = waiting.by_ref().take(size).collect();
-            let pods_min = members.len() - usize::try_from(below(members.len() as u64)).expect("small");
+        let (mut units, mut waiting) = (Vec::new(), 1 + below(30));
+        while waiting > 0 {
+            let size = if below(4) == 0 { (1 + below(4)).min(waiting) } else { 1 };
+            waiting -= size;
+            let priority = priority(&below);
+            let first = pods.len();
+            pods.extend((0..size).map(|n| (pod(100 + waiting + n, priority, &below), None)));
             units.push(Unit {
                 id: UnitId(u32::try_from(units.len()).expect("small")),
-                pods: members,
-                pods_min,
-                priority: 0,
+                pods: (first..pods.len()).map(|at| PodId(u32::try_from(at).expect("small"))).collect(),
+                pods_min: usize::try_from(size - below(size)).expect("small"),
+                priority,
                 queue: "default".into(),
                 since: Timestamp::UNIX_EPOCH,
             });
         }
-        let snapshot = Snapshot::new(nodes, pods);
+        units.sort_by_key(|unit| std::cmp::Reverse(unit.priority));
+        let budgets = (0..below(3)).map(|n| budget(n, &below)).collect::<Vec<_>>();
+        let mut snapshot = Snapshot::new(nodes, pods).with_budgets(budgets);
+        let all = snapshot.nodes().len() as u64;
+        for unit in units.iter().filter(|unit| unit.pods.len() == 1) {
+            if below(8) == 0 {
+                snapshot.nominate(unit.pods[0], NodeId(u32::try_from(below(all)).expect("small")));
+            }
+        }
         let scope = (below(3) == 0).then(|| snapshot.node_ids().filter(|node| node.0 % 2 == 0).collect());
         Self { snapshot, units, scope, seed }
     }
@@ -70,6 +85,32 @@ impl Case {
             scope: self.scope.as_deref(),
             steps_max: NonZeroU32::MAX,
         }
+    }
+
+    /// The cluster once a plan is carried out as far as it is at once: who is to leave is still there, and who waits for that
+    /// has its room kept, if it is no less important than a pod of `priority`; but not for the pods of `unit`.
+    fn after<'a>(&'a self, plan: &Plan, priority: i32, unit: &Unit) -> Trial<'a> {
+        let mut trial = Trial::new(&self.snapshot);
+        let mut waiting: BTreeMap<PodId, NodeId> = self.snapshot.nominated().collect();
+        for op in plan.steps.iter().flat_map(|step| &step.ops) {
+            match op {
+                Op::Place { pod, place } => {
+                    // Whose room is no longer needed had it kept as long as the others were looked at.
+                    waiting.retain(|other, node| other != pod || *node != place.node);
+                    trial.place(*pod, *place);
+                }
+                Op::Nominate { pod, node } => drop(waiting.insert(*pod, *node)),
+                Op::Evict { .. } | Op::Probe { .. } => {}
+            }
+        }
+        let kept = waiting.into_iter().filter(|(pod, _)| self.snapshot.pod(*pod).priority >= priority);
+        for (pod, node) in kept.filter(|(pod, _)| !unit.pods.contains(pod)) {
+            let (view, on) = (self.snapshot.pod(pod), trial.node(node));
+            let has_devices = DevicesFit.admit(view, on).is_ok();
+            let devices = if has_devices { FullestDevices.pick(view, on, 0) } else { DeviceSet::EMPTY };
+            trial.reserve(pod, Place { node, devices }, true);
+        }
+        trial
     }
 
     fn placements<'a>(&self, plan: &'a Plan) -> impl Iterator<Item = (PodId, NodeId)> + use<'a> {
@@ -105,9 +146,26 @@ fn node(n: u64, below: &dyn Fn(u64) -> u64) -> NodeInfo {
     node
 }
 
-fn pod(n: u64, below: &dyn Fn(u64) -> u64) -> PodView {
-    let mut pod =
-        Shape { namespace: "default".into(), requests: amounts(below(8) * 150, below(8) * 128), ..Shape::default() };
+fn priority(below: &dyn Fn(u64) -> u64) -> i32 {
+    10 * i32::try_from(below(3)).expect("small")
+}
+
+/// A budget for the pods of one of three groups.
+fn budget(n: u64, below: &dyn Fn(u64) -> u64) -> Budget {
+    let selector = LabelSelector::parse(&format!("group={n}")).expect("a selector");
+    Budget {
+        namespace: "default".into(),
+        selector,
+        allowed: i64::try_from(below(2)).expect("small"),
+        disrupted: BTreeSet::new(),
+    }
+}
+
+fn pod(n: u64, priority: i32, below: &dyn Fn(u64) -> u64) -> PodView {
+    let requests = amounts(below(8) * 150, below(8) * 128);
+    let mut pod = Shape { namespace: "default".into(), requests, priority, ..Shape::default() };
+    pod.labels.insert("group".into(), below(3).to_string());
+    pod.never_preempts = below(8) == 0;
     if below(4) == 0 {
         pod.node_selector.insert("zone".into(), format!("z{}", below(3)));
     }
@@ -124,7 +182,9 @@ fn pod(n: u64, below: &dyn Fn(u64) -> u64) -> PodView {
 
 /// Runs a check on every generated cluster.
 fn each(mut check: impl FnMut(&Case)) {
-    (0..CLUSTERS).for_each(|seed| check(&Case::generate(seed)));
+    let clusters =
+        std::env::var(CLUSTERS_VARIABLE).map_or(CLUSTERS, |count| count.parse().expect("a number of clusters"));
+    (0..clusters).for_each(|seed| check(&Case::generate(seed)));
 }
 
 /// Law 1: each pending unit is in exactly one of `steps` and `left`.
@@ -134,12 +194,14 @@ pub fn every_unit_is_planned_or_left(mut scheduler: impl Scheduler) {
         let mut seen: Vec<UnitId> =
             plan.steps.iter().map(|step| step.unit).chain(plan.left.iter().map(|left| left.unit)).collect();
         seen.sort();
-        let wanted: Vec<UnitId> = case.units.iter().map(|unit| unit.id).collect();
+        let mut wanted: Vec<UnitId> = case.units.iter().map(|unit| unit.id).collect();
+        wanted.sort();
         assert_eq!(seen, wanted, "seed {}", case.seed);
     });
 }
 
-/// Law 2: no step is refused by the snapshot it was made from, and every required constraint holds.
+/// Law 2: no step is refused by the snapshot it was made from, and every required constraint holds. Who is evicted is less important
+/// than who is to have the room, and with all of them gone there is room.
 pub fn every_step_is_feasible(mut scheduler: impl Scheduler) {
     each(|case| {
         let plan = scheduler.plan(&case.ask());
@@ -153,7 +215,25 @@ pub fn every_step_is_feasible(mut scheduler: impl Scheduler) {
                 NodeAffinityMatches.admit(pod, node).expect("selected");
                 DevicesMatch.admit(pod, node).expect("of a model it can do with");
             }
+            for op in &step.ops {
+                let Op::Evict { pod, preemptor } = op else { continue };
+                let [victim, preemptor] = [*pod, preemptor.unwrap_or(*pod)].map(|pod| case.snapshot.pod(pod).priority);
+                assert!(victim < preemptor, "seed {}: {op:?}", case.seed);
+            }
             apply(&mut trial, step, Detect::Fit).unwrap_or_else(|refusal| panic!("seed {}: {refusal:?}", case.seed));
+        }
+        let leave = (0..).map(PodId).zip(case.snapshot.pods()).filter(|(_, pod)| pod.terminating);
+        leave.for_each(|(pod, _)| trial.evict(pod));
+        for op in plan.steps.iter().flat_map(|step| &step.ops) {
+            let Op::Nominate { pod, node } = op else { continue };
+            let (pod, on) = (*pod, trial.node(*node));
+            let view = case.snapshot.pod(pod);
+            let admitted = ResourcesFit.admit(view, on).and_then(|()| HostPortsFree.admit(view, on));
+            admitted
+                .and_then(|()| DevicesFit.admit(view, on))
+                .unwrap_or_else(|why| panic!("seed {}: {why}", case.seed));
+            let devices = FullestDevices.pick(view, on, 0);
+            trial.place(pod, Place { node: *node, devices });
         }
     });
 }
@@ -209,16 +289,13 @@ pub fn the_scope_is_kept(mut scheduler: impl Scheduler) {
 pub fn what_is_left_has_no_place(mut scheduler: impl Scheduler) {
     each(|case| {
         let plan = scheduler.plan(&case.ask());
-        let mut trial = Trial::new(&case.snapshot);
-        for step in &plan.steps {
-            apply(&mut trial, step, Detect::Fit).unwrap_or_else(|refusal| panic!("seed {}: {refusal:?}", case.seed));
-        }
         let nodes: Vec<NodeId> = case.scope.clone().unwrap_or_else(|| case.snapshot.node_ids().collect());
         for left in &plan.left {
             let unit = case.units.iter().find(|unit| unit.id == left.unit).expect("of this ask");
             assert_eq!(left.why.values().sum::<usize>(), nodes.len(), "seed {}: {left:?}", case.seed);
             let [pod] = unit.pods[..] else { continue };
             let pod = case.snapshot.pod(pod);
+            let trial = case.after(&plan, pod.priority, unit);
             for &node in &nodes {
                 let node = trial.node(node);
                 let refused = NodeSchedulable

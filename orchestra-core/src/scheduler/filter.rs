@@ -171,7 +171,7 @@ impl Filter for HostPortsFree {
         }
         let everywhere = "0.0.0.0";
         let clash = pod.host_ports.iter().any(|(address, protocol, number)| {
-            node.host_ports.iter().any(|(taken, taken_protocol, taken_number)| {
+            node.host_ports.keys().any(|(taken, taken_protocol, taken_number)| {
                 number == taken_number
                     && protocol == taken_protocol
                     && (address == taken || &**address == everywhere || &**taken == everywhere)

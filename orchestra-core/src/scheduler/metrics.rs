@@ -32,13 +32,20 @@ pub struct Metrics {
     attempts: Family<Attempt, Counter>,
     took: Family<Attempt, Histogram, fn() -> Histogram>,
     pending: Family<Waiting, Gauge>,
+    victims: Histogram,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         // From 1 ms to 16 s, as kube-scheduler has it.
         let seconds = || Histogram::new(exponential_buckets(0.001, 2.0, 15));
-        Self { attempts: Family::default(), took: Family::new_with_constructor(seconds), pending: Family::default() }
+        Self {
+            attempts: Family::default(),
+            took: Family::new_with_constructor(seconds),
+            pending: Family::default(),
+            // From 1 to 64, as kube-scheduler has it.
+            victims: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
+        }
     }
 }
 
@@ -63,6 +70,8 @@ impl Metrics {
         let help = "How long a plan took in which a pod was looked at";
         registry.register_with_unit("scheduler_scheduling_attempt_duration", help, Unit::Seconds, metrics.took.clone());
         registry.register("scheduler_pending_pods", "Pods that wait, by what for", metrics.pending.clone());
+        let help = "How many pods one preemption evicted";
+        registry.register("scheduler_preemption_victims", help, metrics.victims.clone());
         metrics
     }
 
@@ -75,6 +84,10 @@ impl Metrics {
         let attempt = Attempt { profile: profile.into(), result };
         self.attempts.get_or_create(&attempt).inc();
         self.took.get_or_create(&attempt).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn preempted(&self, victims: usize) {
+        self.victims.observe(victims as f64);
     }
 
     /// How many pods wait for their backoff, for a change, and for their gates to be lifted.

@@ -24,6 +24,8 @@ mod metrics;
 #[cfg(feature = "client")]
 mod queue;
 #[cfg(all(test, feature = "server"))]
+mod relation_score_tests;
+#[cfg(all(test, feature = "server"))]
 mod relation_tests;
 #[cfg(feature = "client")]
 mod scheduling_loop;
@@ -45,16 +47,16 @@ pub use pipeline::{
 };
 pub use plan::{Ask, Commit, Detect, Heard, Left, Op, Plan, Step, Unit, UnitId};
 pub use pod_affinity::PodAffinityMatches;
-pub use relation::Relation;
+pub use relation::{Relation, RelationScore};
 #[cfg(feature = "client")]
 pub use scheduling_loop::{DEFAULT_SCHEDULER, SchedulingLoop};
 pub use score::{
     BalancedAllocation, BestFit, DeviceClustering, DevicePacking, DotProduct, Fragmentation, ImageLocality, Largest,
-    LeastAllocated, PreferredNodeAffinity, PreferredTaints, TypicalPods,
+    LeastAllocated, PreferredNodeAffinity, PreferredPodAffinity, PreferredSpread, PreferredTaints, TypicalPods,
 };
 pub use snapshot::{
-    DEVICE_MILLIS, DEVICES_MAX, DeviceClass, DeviceRequest, DeviceSet, HostPort, ImageView, Lineage, NodeId, NodeInfo,
-    NodeView, Place, PodId, PodView, Resources, Shape, ShapeId, Snapshot, Version,
+    Budget, DEVICE_MILLIS, DEVICES_MAX, DeviceClass, DeviceRequest, DeviceSet, HostPort, ImageView, Lineage,
+    Namespaces, NodeId, NodeInfo, NodeView, Place, PodId, PodView, Resources, Shape, ShapeId, Snapshot, Version,
 };
 pub use topology_spread::TopologySpreads;
 pub use trial::{Mark, Trial};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::PodAffinityTerm;
 
-use super::{Filter, NodeView, PodId, PodView, Reason, Relation, Shape, Trial, relation::Peers};
+use super::{Filter, NodeView, PodId, PodView, Reason, Relation, Shape, Snapshot, Trial, relation::Peers};
 
 const NAME: &str = "InterPodAffinity";
 const REQUIRED: &str = "requiredDuringSchedulingIgnoredDuringExecution";
@@ -38,9 +38,9 @@ struct Surroundings {
     repelled: BTreeSet<Topology>,
 }
 
-/// A pod that asks for what isn't done here.
+/// A pod that asks for what can't be told by a snapshot without namespaces.
 #[derive(Debug)]
-struct NotImplemented(String);
+struct Unjudged(String);
 
 impl Relation for PodAffinityMatches {
     fn name(&self) -> &str {
@@ -49,14 +49,14 @@ impl Relation for PodAffinityMatches {
 
     fn around(&self, pod: PodId, trial: &Trial<'_>) -> Option<Box<dyn Filter>> {
         let (snapshot, view) = (trial.snapshot(), trial.snapshot().pod(pod));
-        let (wanted, avoided) = (attracting(view), repelling(view));
+        let (wanted, avoided) = (attracting(view, snapshot), repelling(view, snapshot));
         if wanted.is_empty() && avoided.is_empty() && !snapshot.repels() {
             return None;
         }
         for (field, terms) in [("podAffinity", &wanted), ("podAntiAffinity", &avoided)] {
             if let Some(at) = terms.iter().position(|term| term.peers.are_unknown()) {
                 let path = format!("spec.affinity.{field}.{REQUIRED}[{at}].namespaceSelector");
-                return Some(Box::new(NotImplemented(path)));
+                return Some(Box::new(Unjudged(path)));
             }
         }
         let mut found = Surroundings {
@@ -72,7 +72,7 @@ impl Relation for PodAffinityMatches {
             let bothers = avoided.iter().filter(|term| term.peers.include(other));
             found.avoided.extend(bothers.filter_map(|term| topology(term, node)));
             if repels(other) {
-                let repelling = repelling(other);
+                let repelling = repelling(other, snapshot);
                 let bothered = repelling.iter().filter(|term| term.peers.include(view));
                 found.repelled.extend(bothered.filter_map(|term| topology(term, node)));
             }
@@ -110,13 +110,13 @@ impl Filter for Surroundings {
     }
 }
 
-impl Filter for NotImplemented {
+impl Filter for Unjudged {
     fn name(&self) -> &str {
         NAME
     }
 
     fn admit(&self, _: &Shape, _: &NodeView) -> Result<(), Reason> {
-        Err(Reason::fixed(format!("node(s) can't be judged by {}, which is not implemented", self.0)))
+        Err(Reason::fixed(format!("node(s) can't be judged by {}, as the namespaces are not known", self.0)))
     }
 }
 
@@ -130,14 +130,15 @@ fn is_of(node: &NodeView, (key, value): &Topology) -> bool {
 }
 
 /// What a pod has to be near of.
-fn attracting(pod: &PodView) -> Vec<Term> {
+fn attracting(pod: &PodView, snapshot: &Snapshot) -> Vec<Term> {
     let affinity = pod.affinity.as_ref().and_then(|affinity| affinity.pod_affinity.as_ref());
-    terms(affinity.and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref()), pod)
+    let required = affinity.and_then(|near| near.required_during_scheduling_ignored_during_execution.as_ref());
+    terms(required, pod, snapshot)
 }
 
 /// What a pod has to be far from.
-fn repelling(pod: &PodView) -> Vec<Term> {
-    terms(required_anti_affinity(pod), pod)
+fn repelling(pod: &PodView, snapshot: &Snapshot) -> Vec<Term> {
+    terms(required_anti_affinity(pod), pod, snapshot)
 }
 
 /// Whether a pod keeps any others away.
@@ -150,8 +151,10 @@ fn required_anti_affinity(pod: &PodView) -> Option<&Vec<PodAffinityTerm>> {
     affinity.required_during_scheduling_ignored_during_execution.as_ref()
 }
 
-fn terms(given: Option<&Vec<PodAffinityTerm>>, owner: &PodView) -> Vec<Term> {
-    let term =
-        |term: &PodAffinityTerm| Term { key: term.topology_key.as_str().into(), peers: Peers::of_term(term, owner) };
+fn terms(given: Option<&Vec<PodAffinityTerm>>, owner: &PodView, snapshot: &Snapshot) -> Vec<Term> {
+    let term = |term: &PodAffinityTerm| Term {
+        key: term.topology_key.as_str().into(),
+        peers: Peers::of_term(term, owner, snapshot),
+    };
     given.into_iter().flatten().map(term).collect()
 }

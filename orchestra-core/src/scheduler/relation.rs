@@ -7,7 +7,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{LabelSelector as ApiLabelSelector, LabelSelectorRequirement},
 };
 
-use super::{Filter, PodId, PodView, Trial};
+use super::{Filter, NodeId, PodId, PodView, Snapshot, Trial};
 use crate::api::selector::LabelSelector;
 
 /// Rules nodes out by where other pods are.
@@ -19,6 +19,18 @@ pub trait Relation: fmt::Debug + Send + Sync + 'static {
 
     /// The filter for `pod`, in the trial so far; `None` if neither it nor another pod asks for anything.
     fn around(&self, pod: PodId, trial: &Trial<'_>) -> Option<Box<dyn Filter>>;
+}
+
+/// Prefers some of the nodes that take a pod to others, by where other pods are.
+pub trait RelationScore: fmt::Debug + Send + Sync + 'static {
+    /// A short name, such as `pod-affinity`.
+    fn name(&self) -> &str;
+
+    /// Whether it has a say about `pod`: if not, all nodes are alike to it.
+    fn concerns(&self, pod: PodId, trial: &Trial<'_>) -> bool;
+
+    /// What it gives each of the nodes that take `pod`, in their order: 0 to 100, in the trial so far.
+    fn points(&self, pod: PodId, trial: &Trial<'_>, admitted: &[NodeId]) -> Vec<i64>;
 }
 
 /// The pods that a constraint is about: those that a selector selects, in some namespaces.
@@ -33,20 +45,27 @@ pub(super) struct Peers {
 enum Namespaces {
     All,
     Named(BTreeSet<Box<str>>),
-    /// Those of a selector: the snapshot holds no namespaces to select from.
+    /// Those of a selector, where the snapshot knows of no namespaces to select from.
     Unknown,
 }
 
 impl Peers {
-    /// Those of a term of `owner`.
-    pub(super) fn of_term(term: &PodAffinityTerm, owner: &PodView) -> Self {
+    /// Those of a term of `owner`: in the namespaces that it names, and in those that it selects.
+    pub(super) fn of_term(term: &PodAffinityTerm, owner: &PodView, snapshot: &Snapshot) -> Self {
         let keys = (term.match_label_keys.as_deref(), term.mismatch_label_keys.as_deref());
         let named = term.namespaces.as_deref().unwrap_or_default();
-        let namespaces = match &term.namespace_selector {
-            Some(selector) if *selector == ApiLabelSelector::default() => Namespaces::All,
-            Some(_) => Namespaces::Unknown,
-            None if named.is_empty() => Namespaces::Named([owner.namespace.clone()].into()),
-            None => Namespaces::Named(named.iter().map(|name| name.as_str().into()).collect()),
+        let named = named.iter().map(|name| Box::from(name.as_str()));
+        let namespaces = match (&term.namespace_selector, snapshot.namespaces()) {
+            (Some(selector), _) if *selector == ApiLabelSelector::default() => Namespaces::All,
+            (Some(_), None) => Namespaces::Unknown,
+            (Some(given), Some(all)) => {
+                let selector = LabelSelector::try_from(given).ok();
+                let selected =
+                    all.iter().filter(|(_, labels)| selector.as_ref().is_some_and(|selector| selector.matches(labels)));
+                Namespaces::Named(named.chain(selected.map(|(name, _)| name.clone())).collect())
+            }
+            (None, _) if named.len() == 0 => Namespaces::Named([owner.namespace.clone()].into()),
+            (None, _) => Namespaces::Named(named.collect()),
         };
         Self { selector: selector(term.label_selector.as_ref(), keys, owner), namespaces }
     }

@@ -27,8 +27,11 @@ fn pod(name: &str, app: &str, node: Option<&str>, spec: &Value) -> Pod {
 
 /// For each pod that waits, the node it gets or what is said against all of them.
 fn places(nodes: &[Node], pods: &[Pod]) -> Vec<String> {
-    let snapshot = Snapshot::of(nodes, pods);
-    let waiting = (0..).map(PodId).take(pods.len()).filter(|id| snapshot.place_of(*id).is_none());
+    places_in(&Snapshot::of(nodes, pods))
+}
+
+fn places_in(snapshot: &Snapshot) -> Vec<String> {
+    let waiting = (0..).map(PodId).take(snapshot.pods().len()).filter(|id| snapshot.place_of(*id).is_none());
     let units: Vec<_> = waiting
         .map(|pod| Unit {
             id: UnitId(pod.0),
@@ -40,7 +43,7 @@ fn places(nodes: &[Node], pods: &[Pod]) -> Vec<String> {
         })
         .collect();
     let (now, steps_max) = (Timestamp::UNIX_EPOCH, NonZeroU32::MAX);
-    let ask = Ask { now, seed: 0, snapshot: &snapshot, pending: &units, scope: None, steps_max };
+    let ask = Ask { now, seed: 0, snapshot, pending: &units, scope: None, steps_max };
     let plan = FirstFit::default().plan(&ask);
     let placed = plan.steps.iter().flat_map(|step| &step.ops).filter_map(|op| match op {
         Op::Place { pod, place } => Some((pod.0, snapshot.node(place.node).name.to_string())),
@@ -173,14 +176,31 @@ fn keys_narrow_a_selector_to_pods_like_this_one() {
     assert_eq!(places(&nodes, &[running, hashed("new", "1", None, &other)]), ["a"]);
 }
 
-/// Nobody is placed as if it had not asked.
+/// Where the namespaces are not known, nobody is placed as if it had not asked.
 #[test]
-fn what_is_not_implemented_is_named_and_not_ignored() {
+fn namespaces_are_selected_by_their_labels() {
     let fields = json!({ "namespaceSelector": { "matchLabels": { "team": "a" } } });
     let picky = affinity("podAntiAffinity", "db", &fields);
-    let told = places(&[node("a", "x")], &[pod("web", "web", None, &picky)]);
+    let (nodes, pods) = ([node("a", "x")], [pod("web", "web", None, &picky)]);
     let field = "spec.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].namespaceSelector";
-    assert_eq!(told, [format!("1 node(s) can't be judged by {field}, which is not implemented")]);
+    let told = places(&nodes, &pods);
+    assert_eq!(told, [format!("1 node(s) can't be judged by {field}, as the namespaces are not known")]);
+
+    let nodes = [node("a", "x"), node("b", "y")];
+    let of_namespace = |namespace: &str, node: &str| {
+        let mut pod = pod("db", "db", Some(node), &json!({}));
+        pod.metadata.namespace = Some(namespace.into());
+        pod
+    };
+    let pods = [of_namespace("ours", "a"), of_namespace("theirs", "b"), pods[0].clone()];
+    let labelled = |name: &str, team: &str| (name.into(), [("team".into(), team.into())].into());
+    let place = |teams: [&str; 2]| {
+        let known = [labelled("ours", teams[0]), labelled("theirs", teams[1])];
+        places_in(&Snapshot::of(&nodes, &pods).with_namespaces(known))
+    };
+    assert_eq!(place(["a", "b"]), ["b"]);
+    assert_eq!(place(["b", "a"]), ["a"]);
+    assert_eq!(place(["a", "a"]), ["2 node(s) didn't match pod anti-affinity rules"]);
 }
 
 proptest! {

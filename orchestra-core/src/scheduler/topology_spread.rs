@@ -74,7 +74,7 @@ fn spread(constraint: &TopologySpreadConstraint, pod: &PodView, trial: &Trial<'_
 
 /// Whether a node is one of those to spread over, by the policies of the constraint; unless it says otherwise, those that
 /// the pod selects, whatever their taints.
-fn is_considered(constraint: &TopologySpreadConstraint, pod: &PodView, node: &NodeView) -> bool {
+pub(super) fn is_considered(constraint: &TopologySpreadConstraint, pod: &PodView, node: &NodeView) -> bool {
     let selected = constraint.node_affinity_policy.as_deref() == Some("Ignore");
     let tolerated = constraint.node_taints_policy.as_deref() != Some("Honor");
     (selected || NodeAffinityMatches.admit(pod, node).is_ok())

@@ -2,6 +2,9 @@
 
 mod index;
 mod plugin;
+mod preemption;
+#[cfg(test)]
+mod preemption_tests;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -10,12 +13,12 @@ mod turn;
 use std::{cell::OnceCell, collections::BTreeMap, num::NonZeroU32};
 
 pub use self::plugin::{Filter, FullestDevices, PickDevices, RandomDevices, Reads, Reason, Scale, Score};
-use self::{index::Index, turn::Turn};
+use self::{index::Index, preemption::Preempted, turn::Turn};
 use super::{
     Ask, BalancedAllocation, DevicesFit, DevicesMatch, Explanation, HostPortsFree, ImageLocality, LeastAllocated, Left,
     NodeAffinityMatches, NodeId, NodeNameMatches, NodeSchedulable, NodeView, Plan, PodAffinityMatches, PodId, Points,
-    PreferredNodeAffinity, PreferredTaints, Relation, ResourcesFit, Scheduler, Shape, Snapshot, TaintsTolerated,
-    TopologySpreads, Trial, Verdict,
+    PreferredNodeAffinity, PreferredPodAffinity, PreferredSpread, PreferredTaints, Relation, RelationScore,
+    ResourcesFit, Scheduler, Shape, Snapshot, TaintsTolerated, TopologySpreads, Trial, Verdict,
 };
 
 /// How many nodes are ruled out, by the reasons.
@@ -72,10 +75,13 @@ pub struct Pipeline {
     filters: [Vec<Box<dyn Filter>>; 2],
     relations: Vec<Box<dyn Relation>>,
     scores: Vec<Weighed>,
+    /// Those that look at other pods, each with its weight.
+    relation_scores: Vec<(i64, Box<dyn RelationScore>)>,
     devices: Box<dyn PickDevices>,
     tie_breaker: Option<Box<dyn Score>>,
     ties: Ties,
     look: Look,
+    preempts: bool,
     remembers: bool,
     index: Option<Index>,
 }
@@ -88,16 +94,18 @@ impl Pipeline {
             filters: [Vec::new(), Vec::new()],
             relations: Vec::new(),
             scores: Vec::new(),
+            relation_scores: Vec::new(),
             devices: Box::new(FullestDevices),
             tie_breaker: None,
             ties: Ties::First,
             look: Look::All,
+            preempts: false,
             remembers: true,
             index: None,
         }
     }
 
-    /// kube-scheduler's defaults with its weights, but for what concerns volumes, and for scores that need other pods.
+    /// kube-scheduler's defaults with its weights, but for what concerns volumes.
     #[must_use]
     pub fn kubernetes_default() -> Self {
         Self::new("default-scheduler")
@@ -107,7 +115,10 @@ impl Pipeline {
             .score(3, PreferredTaints)
             .score(2, PreferredNodeAffinity)
             .score(1, ImageLocality)
+            .relation_score(2, PreferredSpread)
+            .relation_score(2, PreferredPodAffinity)
             .ties(Ties::Random)
+            .preempting()
     }
 
     /// Adds every filter that the constraints of nodes and pods need.
@@ -149,6 +160,13 @@ impl Pipeline {
         self
     }
 
+    /// Adds a score that looks at other pods, with its weight as in [`score`](Self::score).
+    #[must_use]
+    pub fn relation_score(mut self, weight: i64, score: impl RelationScore) -> Self {
+        self.relation_scores.push((weight.clamp(0, WEIGHT_MAX), Box::new(score)));
+        self
+    }
+
     /// Prefers, of equally good nodes, those that `score` gives a higher number, cut to 0 to 100; only those that it finds equal,
     /// too, are [`ties`](Self::ties).
     #[must_use]
@@ -168,6 +186,17 @@ impl Pipeline {
     #[must_use]
     pub fn look(mut self, look: Look) -> Self {
         self.look = look;
+        self
+    }
+
+    /// Takes the places of less important pods for what finds none, as kube-scheduler does: on the node where that costs least, by
+    /// the budgets that are violated, then the victims' priorities, number and time of running. A gang gets its room anywhere.
+    ///
+    /// A step that does so evicts and nominates; the pod is placed by a later plan, once its victims have left
+    /// ([`Op::Nominate`](super::Op::Nominate)). Room for pods that wait so is left to them by all that are no more important.
+    #[must_use]
+    pub fn preempting(mut self) -> Self {
+        self.preempts = true;
         self
     }
 
@@ -200,13 +229,17 @@ impl Pipeline {
         let (out, admitted): (Vec<NodeId>, Vec<NodeId>) =
             snapshot.node_ids().partition(|node| ruled_out(node).is_some());
         let out = out.iter().filter_map(|node| Some((*node, ruled_out(node)?)));
-        let scored = (0..admitted.len()).map(|at| {
-            let points = self.scores.iter().map(|one| Points {
-                score: one.score.name().into(),
-                weight: one.weight,
-                points: points(one, &trial, view, &admitted).get(at).copied().unwrap_or(0),
+        let own = self.scores.iter().map(|one| (one.score.name(), one.weight, points(one, &trial, view, &admitted)));
+        let concerning = self.relation_scores.iter().filter(|(_, score)| score.concerns(pod, &trial));
+        let by_others = concerning.map(|(weight, score)| (score.name(), *weight, score.points(pod, &trial, &admitted)));
+        let columns: Vec<(&str, i64, Vec<i64>)> = own.chain(by_others).collect();
+        let scored = admitted.iter().enumerate().map(|(at, node)| {
+            let points = columns.iter().map(|(score, weight, points)| Points {
+                score: (*score).into(),
+                weight: *weight,
+                points: points.get(at).copied().unwrap_or(0),
             });
-            (admitted[at], Verdict::Scored(points.collect()))
+            (*node, Verdict::Scored(points.collect()))
         });
         let verdicts: BTreeMap<NodeId, Verdict> = out.chain(scored).collect();
         let explanation = |(node, verdict)| Explanation { node: snapshot.node(node).name.clone(), verdict };
@@ -299,6 +332,11 @@ impl Pipeline {
                 *total += one.weight * points;
             }
         }
+        for (weight, score) in self.relation_scores.iter().filter(|(_, score)| score.concerns(pod, trial)) {
+            for ((_, total), points) in totals.iter_mut().zip(score.points(pod, trial, admitted)) {
+                *total += weight * points.clamp(0, 100);
+            }
+        }
         for (node, total) in &mut totals {
             *total = self.with_tie_breaker(*total, view, trial.node(*node));
         }
@@ -341,10 +379,12 @@ impl Scheduler for Pipeline {
         let whole = ask.scope.is_none() && self.look == Look::All;
         let remembered = self.index.take();
         let index = (self.remembers && whole).then(|| Index::for_snapshot(remembered, ask.snapshot));
-        let mut turn = Turn { pipeline: self, ask, trial: Trial::new(ask.snapshot), index, order: OnceCell::new() };
+        let trial = Trial::new(ask.snapshot);
+        let preempted = Preempted::of(&trial);
+        let mut turn = Turn { pipeline: self, ask, trial, index, order: OnceCell::new(), preempted };
         let mut plan = Plan::default();
         for unit in ask.pending {
-            match turn.place(unit) {
+            match turn.serve(unit) {
                 Ok(step) => plan.steps.push(step),
                 Err(why) => plan.left.push(Left { unit: unit.id, why }),
             }

@@ -32,7 +32,7 @@ impl Score for LeastLeft {
     }
 }
 
-fn pipelines() -> [fn() -> Pipeline; 6] {
+fn pipelines() -> [fn() -> Pipeline; 7] {
     [
         || Pipeline::new("first-fit").required(),
         Pipeline::kubernetes_default,
@@ -40,6 +40,7 @@ fn pipelines() -> [fn() -> Pipeline; 6] {
         || Pipeline::new("then").required().score(1, PreferredTaints).then(LeastAllocated).ties(Ties::Random),
         || Pipeline::new("span, then").required().score(1, LeastLeft).then(BalancedAllocation),
         || Pipeline::new("devices").required().score(1, LeastAllocated).devices(RandomDevices).ties(Ties::Random),
+        || Pipeline::new("preempting").required().score(1, LeastAllocated).preempting(),
     ]
 }
 
@@ -83,7 +84,8 @@ fn shape(at: usize) -> Shape {
         pods: 1,
         ..Resources::default()
     };
-    let mut shape = Shape { weighed_requests: requests.clone(), requests, ..Shape::default() };
+    let priority = i32::try_from(at % 3).expect("small");
+    let mut shape = Shape { weighed_requests: requests.clone(), requests, priority, ..Shape::default() };
     match at {
         1 => drop(shape.node_selector.insert("zone".into(), "z0".into())),
         2 => shape.devices = DeviceRequest { count: 1, millis: 400, ..DeviceRequest::default() },
@@ -102,7 +104,7 @@ fn plan(pipeline: &mut Pipeline, snapshot: &Snapshot, pending: &[Unit], seed: u6
 proptest! {
     #[test]
     fn plans_are_those_of_a_plain_look(
-        kind in 0..6_usize,
+        kind in 0..7_usize,
         nodes in 1..14_usize,
         rounds in prop::collection::vec((prop::collection::vec(event(), 0..4), any::<u64>(), any::<bool>()), 1..14),
     ) {
@@ -119,7 +121,8 @@ proptest! {
                         let come: Vec<PodId> = (0..count).map(|_| snapshot.add(PodView::new("p", shape(at)))).collect();
                         pods.extend(&come);
                         let (queue, since) = ("default".into(), Timestamp::UNIX_EPOCH);
-                        units.push(Unit { id, pods: come, pods_min, priority: 0, queue, since });
+                        let priority = shape(at).priority;
+                        units.push(Unit { id, pods: come, pods_min, priority, queue, since });
                     }
                     Event::Leave(at) if at < pods.len() => {
                         let pod = pods.swap_remove(at);

@@ -5,6 +5,7 @@ use std::{cell::OnceCell, time::Duration};
 use super::{
     super::{Ask, Commit, NodeId, Op, Place, PodId, Step, Trial, Unit},
     Index, Look, Pipeline, Why,
+    preemption::Preempted,
 };
 use crate::rng::mixed;
 
@@ -18,11 +19,32 @@ pub(super) struct Turn<'a> {
     pub(super) index: Option<Index>,
     /// The nodes on offer in the order to look at them, once that matters.
     pub(super) order: OnceCell<Vec<NodeId>>,
+    /// Who waits for others to leave.
+    pub(super) preempted: Preempted,
 }
 
 impl Turn<'_> {
+    /// The step for a unit: it is placed, or takes the place of less important pods; or why neither can be.
+    pub(super) fn serve(&mut self, unit: &Unit) -> Result<Step, Why> {
+        let changed = self.preempted.keep_room(&mut self.trial, unit);
+        self.note(&changed);
+        let why = match self.place(unit) {
+            Ok(step) => {
+                unit.pods.iter().for_each(|pod| self.preempted.placed(*pod));
+                return Ok(step);
+            }
+            Err(why) => why,
+        };
+        if !self.pipeline.preempts {
+            return Err(why);
+        }
+        self.order();
+        let order = self.order.get().map_or(&[][..], |order| order);
+        self.preempted.preempt(self.pipeline, &mut self.trial, unit, order, self.ask.seed).ok_or(why)
+    }
+
     /// Places a unit's pods in the trial, and says what that takes; or why it can't be, with no trace left.
-    pub(super) fn place(&mut self, unit: &Unit) -> Result<Step, Why> {
+    fn place(&mut self, unit: &Unit) -> Result<Step, Why> {
         let (mark, from) = (self.trial.mark(), self.trial.journal().len());
         let (mut ops, mut reads, mut reasons) = (Vec::with_capacity(unit.pods.len()), Vec::new(), None);
         for &pod in &unit.pods {
@@ -56,6 +78,10 @@ impl Turn<'_> {
         self.index
     }
 
+    fn note(&mut self, nodes: &[NodeId]) {
+        self.index.iter_mut().for_each(|index| nodes.iter().for_each(|node| index.note(*node)));
+    }
+
     fn note_from(&mut self, from: usize) {
         let touched = self.trial.journal().get(from..).unwrap_or_default();
         self.index.iter_mut().for_each(|index| touched.iter().for_each(|node| index.note(*node)));
@@ -65,7 +91,9 @@ impl Turn<'_> {
     fn decide(&mut self, pod: PodId, draw: u64) -> Result<NodeId, Why> {
         let (pipeline, trial) = (self.pipeline, &self.trial);
         let around = pipeline.around(trial, pod);
-        if let Some(index) = self.index.as_mut().filter(|_| around.is_empty()) {
+        let looks_around = || pipeline.relation_scores.iter().any(|(_, score)| score.concerns(pod, trial));
+        let is_alone = around.is_empty() && !looks_around();
+        if let Some(index) = self.index.as_mut().filter(|_| is_alone) {
             let (shape, view) = (trial.snapshot().shape_of(pod), trial.snapshot().pod(pod));
             if let Some(column) = index.column(pipeline, shape, view, trial) {
                 return column.choose(pipeline, draw).ok_or_else(|| column.why(pipeline, view, trial));

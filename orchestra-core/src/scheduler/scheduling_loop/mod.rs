@@ -1,4 +1,7 @@
-//! The loop around a scheduler: pods that wait in, bindings out.
+//! The loop around a scheduler: pods that wait in, bindings and evictions out.
+
+mod bind;
+mod preempt;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,21 +12,25 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt as _, stream};
 use k8s_openapi::{
-    api::core::v1::{Binding, Node, ObjectReference, Pod, PodCondition},
+    api::{
+        core::v1::{Namespace, Node, Pod, PodCondition},
+        policy::v1::PodDisruptionBudget,
+    },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::{
     Api, Client, ResourceExt as _,
-    api::{ObjectMeta, Patch, PatchParams, PostParams},
+    api::{Patch, PatchParams},
 };
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument as _;
 
+use self::preempt::Preemption;
 use super::{
-    Ask, Detect, Heard, Left, NodeInfo, Op, PodId, PodView, Scheduler, Snapshot, Trial, Unit, UnitId, apply,
+    Ask, Budget, Detect, Heard, Left, NodeInfo, Op, Plan, PodId, PodView, Scheduler, Snapshot, Trial, Unit, UnitId,
+    apply,
     metrics::{Metrics, Result},
     queue::Queue,
     wording,
@@ -38,8 +45,6 @@ use crate::{
 
 /// The scheduler that pods name unless they say otherwise.
 pub const DEFAULT_SCHEDULER: &str = "default-scheduler";
-/// How many bindings run side by side.
-const BINDINGS_AT_ONCE: usize = 16;
 /// How many candidate placements one plan may look at.
 const STEPS_MAX: NonZeroU32 = NonZeroU32::MAX;
 
@@ -48,20 +53,34 @@ pub struct SchedulingLoop {
     client: Client,
     pods: Lister<Pod>,
     nodes: Lister<Node>,
-    scheduler: Box<dyn Scheduler>,
-    scheduler_name: String,
+    budgets: Lister<PodDisruptionBudget>,
+    namespaces: Lister<Namespace>,
+    profiles: Vec<Profile>,
+    /// Whose turn it is.
+    turn: usize,
     clock: Arc<dyn Clock>,
     entropy: Entropy,
-    recorder: Recorder,
     metrics: Metrics,
     queue: Queue,
     /// Pods that were bound, with their nodes, until the cache shows it.
     assumed: BTreeMap<ObjectKey, (String, Box<str>)>,
 }
 
+/// A pod that is to be bound: its unit, itself, the node.
+type Placed = (UnitId, Arc<Pod>, Box<str>);
+
+/// A scheduler, and the pods it is for.
+struct Profile {
+    /// The name that these pods call it by.
+    name: String,
+    scheduler: Box<dyn Scheduler>,
+    recorder: Recorder,
+}
+
 impl fmt::Debug for SchedulingLoop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SchedulingLoop").field("scheduler", &self.scheduler).finish_non_exhaustive()
+        let names: Vec<&str> = self.profiles.iter().map(|profile| &*profile.name).collect();
+        f.debug_struct("SchedulingLoop").field("profiles", &names).finish_non_exhaustive()
     }
 }
 
@@ -75,28 +94,44 @@ impl SchedulingLoop {
         clock: Arc<dyn Clock>,
         entropy: Entropy,
     ) -> Self {
-        let recorder = Recorder::new(client.clone(), Arc::clone(&clock), entropy.fork(), DEFAULT_SCHEDULER, None);
-        Self {
+        let new = Self {
             pods: informers.of(),
             nodes: informers.of(),
+            budgets: informers.of(),
+            namespaces: informers.of(),
             client,
-            scheduler,
-            scheduler_name: DEFAULT_SCHEDULER.into(),
+            profiles: Vec::new(),
+            turn: 0,
             clock,
             entropy,
-            recorder,
             metrics: Metrics::default(),
             queue: Queue::default(),
             assumed: BTreeMap::new(),
-        }
+        };
+        new.profile(DEFAULT_SCHEDULER, scheduler)
     }
 
-    /// Serves the pods that name `name` instead.
+    /// Has its first scheduler serve the pods that name `name` instead.
     #[must_use]
     pub fn scheduler_name(mut self, name: &str) -> Self {
-        self.recorder = Recorder::new(self.client.clone(), Arc::clone(&self.clock), self.entropy.fork(), name, None);
-        self.scheduler_name = name.into();
+        let recorder = self.recorder(name);
+        if let Some(first) = self.profiles.first_mut() {
+            (first.name, first.recorder) = (name.into(), recorder);
+        }
         self
+    }
+
+    /// Has another scheduler serve the pods that name `name` (a profile of kube-scheduler's). They plan in turn, each on what the
+    /// others have left: unlike two loops they are never in each other's way.
+    #[must_use]
+    pub fn profile(mut self, name: &str, scheduler: Box<dyn Scheduler>) -> Self {
+        let recorder = self.recorder(name);
+        self.profiles.push(Profile { name: name.into(), scheduler, recorder });
+        self
+    }
+
+    fn recorder(&self, name: &str) -> Recorder {
+        Recorder::new(self.client.clone(), Arc::clone(&self.clock), self.entropy.fork(), name, None)
     }
 
     /// Counts what it does in `metrics`.
@@ -125,6 +160,8 @@ impl SchedulingLoop {
         (self.assumed, self.queue) = (BTreeMap::new(), Queue::default());
         self.pods.synced().await;
         self.nodes.synced().await;
+        self.budgets.synced().await;
+        self.namespaces.synced().await;
         let (mut pods, mut nodes) = (self.pods.subscribe(), self.nodes.subscribe());
         loop {
             let timer = self.queue.next_at();
@@ -134,8 +171,16 @@ impl SchedulingLoop {
                 change = nodes.next() => self.node_changed(&change),
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {}
             }
-            self.schedule().await;
+            for turn in 0..self.profiles.len() {
+                self.turn = turn;
+                self.schedule().await;
+            }
         }
+    }
+
+    /// Whose turn it is.
+    fn now_planning(&mut self) -> &mut Profile {
+        self.profiles.get_mut(self.turn).expect("turns are of the profiles there are")
     }
 
     fn pod_changed(&mut self, change: &Change<Pod>) {
@@ -177,23 +222,24 @@ impl SchedulingLoop {
         }
     }
 
-    /// Plans for every pod that is due, and carries the plan out.
+    /// Plans for every pod that is due and whose scheduler's turn it is, and carries the plan out.
     async fn schedule(&mut self) {
         let pods = self.pods.list();
         let waiting: BTreeSet<String> = pods.iter().filter(|pod| self.waits(pod)).filter_map(|pod| pod.uid()).collect();
         self.queue.retain(|uid| waiting.contains(uid));
         let now = Instant::now();
-        let due = |pod: &Arc<Pod>| self.waits(pod) && self.queue.is_due(&pod.uid().unwrap_or_default(), now);
+        let planning = self.now_planning().name.clone();
+        let is_due = |pod: &Arc<Pod>| self.queue.is_due(&pod.uid().unwrap_or_default(), now);
+        let due = |pod: &Arc<Pod>| scheduler_of(pod) == planning && self.waits(pod) && is_due(pod);
         let count = pods.iter().filter(|pod| due(pod)).count();
         if count == 0 {
             self.count_pending(&pods);
             return;
         }
-        let span = tracing::debug_span!("schedule", scheduler = self.scheduler.name(), pods = count);
-        let present: Vec<Arc<Pod>> =
-            pods.iter().filter(|pod| due(pod) || self.place_of(pod).is_some()).cloned().collect();
-        let views = present.iter().map(|pod| (PodView::of(pod).unbound().0, self.place_of(pod)));
-        let snapshot = Snapshot::new(self.nodes.list().iter().map(|node| NodeInfo::of(node)), views);
+        let span = tracing::debug_span!("schedule", scheduler = planning, pods = count);
+        let is_present = |pod: &&Arc<Pod>| due(pod) || self.place_of(pod).is_some() || self.nomination(pod).is_some();
+        let present: Vec<Arc<Pod>> = pods.iter().filter(is_present).cloned().collect();
+        let snapshot = self.snapshot(&present);
         let units = units(&present, |pod| due(pod), &*self.clock);
         let ask = Ask {
             now: self.clock.now(),
@@ -203,25 +249,14 @@ impl SchedulingLoop {
             scope: None,
             steps_max: STEPS_MAX,
         };
-        let plan = span.in_scope(|| self.scheduler.plan(&ask));
+        let plan = span.in_scope(|| self.now_planning().scheduler.plan(&ask));
         let took = now.elapsed();
-        let mut bindings = Vec::new();
-        let mut trial = Trial::new(&snapshot);
-        for step in &plan.steps {
-            let Ok(ops) = apply(&mut trial, step, Detect::Fit) else {
-                self.scheduler.heard(&Heard::Refused(step.unit));
-                continue;
-            };
-            for op in ops {
-                if let Op::Place { pod, place } = op
-                    && let Some(object) = present.get(pod.0 as usize)
-                {
-                    bindings.push((step.unit, Arc::clone(object), snapshot.node(place.node).name.clone()));
-                }
-            }
-        }
+        let (bindings, preemptions) = self.checked(&plan, &present, &snapshot);
         async {
             self.bind(bindings, took).await;
+            for preemption in preemptions {
+                self.preempt(preemption, took).await;
+            }
             for left in &plan.left {
                 self.leave(left, &units, &present, &snapshot, took).await;
             }
@@ -229,6 +264,46 @@ impl SchedulingLoop {
         .instrument(span)
         .await;
         self.count_pending(&pods);
+    }
+
+    /// The cluster as the pods that matter, nodes and budgets say.
+    fn snapshot(&self, present: &[Arc<Pod>]) -> Snapshot {
+        let views = present.iter().map(|pod| (PodView::of(pod).unbound().0, self.place_of(pod)));
+        let budgets = self.budgets.list();
+        let budgets = budgets.iter().filter_map(|budget| Budget::of(budget));
+        let (nodes, namespaces) = (self.nodes.list(), self.namespaces.list());
+        let labels = |namespace: &Arc<Namespace>| {
+            (namespace.name_any().into(), namespace.metadata.labels.clone().unwrap_or_default())
+        };
+        let snapshot = Snapshot::new(nodes.iter().map(|node| NodeInfo::of(node)), views);
+        let mut snapshot = snapshot.with_budgets(budgets).with_namespaces(namespaces.iter().map(labels));
+        for (pod, object) in (0..).map(PodId).zip(present) {
+            if let Some(node) = self.nomination(object).and_then(|node| snapshot.find_node(node)) {
+                snapshot.nominate(pod, node);
+            }
+        }
+        snapshot
+    }
+
+    /// What is to be done for those steps of a plan that hold.
+    fn checked(&mut self, plan: &Plan, present: &[Arc<Pod>], snapshot: &Snapshot) -> (Vec<Placed>, Vec<Preemption>) {
+        let (mut bindings, mut preemptions) = (Vec::new(), Vec::new());
+        let mut trial = Trial::new(snapshot);
+        for step in &plan.steps {
+            let Ok(ops) = apply(&mut trial, step, Detect::Fit) else {
+                self.now_planning().scheduler.heard(&Heard::Refused(step.unit));
+                continue;
+            };
+            for op in &ops {
+                if let Op::Place { pod, place } = op
+                    && let Some(object) = present.get(pod.0 as usize)
+                {
+                    bindings.push((step.unit, Arc::clone(object), snapshot.node(place.node).name.clone()));
+                }
+            }
+            preemptions.extend(Preemption::of(step.unit, &ops, present, snapshot));
+        }
+        (bindings, preemptions)
     }
 
     fn count_pending(&self, pods: &[Arc<Pod>]) {
@@ -239,9 +314,13 @@ impl SchedulingLoop {
 
     /// Whether a pod is ours to place.
     fn waits(&self, pod: &Pod) -> bool {
-        let Some(spec) = &pod.spec else { return false };
-        spec.scheduler_name.as_deref().unwrap_or(DEFAULT_SCHEDULER) == self.scheduler_name
-            && !is_gated(pod)
+        let name = scheduler_of(pod);
+        self.profiles.iter().any(|profile| profile.name == name) && self.is_open(pod)
+    }
+
+    /// Whether a pod is to have a place, and has none.
+    fn is_open(&self, pod: &Pod) -> bool {
+        !is_gated(pod)
             && !is_bound(pod)
             && !has_ended(pod)
             && pod.metadata.deletion_timestamp.is_none()
@@ -258,37 +337,10 @@ impl SchedulingLoop {
         bound.map(Into::into).or_else(|| assumed.map(|(_, node)| node.clone()))
     }
 
-    async fn bind(&mut self, bindings: Vec<(UnitId, Arc<Pod>, Box<str>)>, took: Duration) {
-        for (_, pod, node) in &bindings {
-            self.assumed.insert(ObjectKey::of(&**pod), (pod.uid().unwrap_or_default(), node.clone()));
-        }
-        let bound = bindings.into_iter().map(|(unit, pod, node)| {
-            let (client, recorder) = (self.client.clone(), self.recorder.clone());
-            async move {
-                let outcome = bind(&client, &pod, &node).await;
-                if outcome.is_ok() {
-                    let message = format!("Successfully assigned {} to {node}", ObjectKey::of(&*pod));
-                    recorder.record(&*pod, Severity::Normal, "Scheduled", message).await;
-                }
-                (unit, pod, outcome)
-            }
-        });
-        let outcomes: Vec<_> = stream::iter(bound).buffered(BINDINGS_AT_ONCE).collect().await;
-        for (unit, pod, outcome) in outcomes {
-            match outcome {
-                Ok(()) => {
-                    self.metrics.attempted(&self.scheduler_name, Result::Scheduled, took);
-                    self.scheduler.heard(&Heard::Committed(unit));
-                }
-                Err(error) => {
-                    self.metrics.attempted(&self.scheduler_name, Result::Error, took);
-                    tracing::debug!(pod = %ObjectKey::of(&*pod), %error, "binding refused");
-                    self.assumed.remove(&ObjectKey::of(&*pod));
-                    self.queue.refused(&pod.uid().unwrap_or_default(), Instant::now());
-                    self.scheduler.heard(&Heard::Refused(unit));
-                }
-            }
-        }
+    /// The node on which a pod waits for others to leave.
+    fn nomination<'a>(&self, pod: &'a Pod) -> Option<&'a str> {
+        let node = pod.status.as_ref()?.nominated_node_name.as_deref().filter(|node| !node.is_empty())?;
+        self.is_open(pod).then_some(node)
     }
 
     /// Tells a unit's pods why they got no place, and lets them wait for a change.
@@ -298,20 +350,38 @@ impl SchedulingLoop {
         for id in units.iter().filter(|unit| unit.id == left.unit).flat_map(|unit| &unit.pods) {
             let Some(pod) = present.get(id.0 as usize) else { continue };
             let message = wording::unschedulable(left, snapshot, *id);
-            self.metrics.attempted(&self.scheduler_name, Result::Unschedulable, took);
-            let is_to_be_told = self.queue.found_no_place(&pod.uid().unwrap_or_default(), Instant::now());
-            let condition = self.unschedulable(pod, &message);
-            if is_to_be_told || condition.is_some() {
-                self.recorder.record(&**pod, Severity::Warning, "FailedScheduling", message).await;
-            }
-            let Some(condition) = condition else { continue };
-            let patch = json!({ "metadata": { "uid": pod.uid() }, "status": { "conditions": [condition] } });
-            let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
-            let written = api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await;
-            match written {
-                Ok(written) => self.pods.shows(&written).await,
-                Err(error) => tracing::debug!(pod = %ObjectKey::of(&**pod), %error, "condition not written"),
-            }
+            let planning = self.now_planning().name.clone();
+            self.metrics.attempted(&planning, Result::Unschedulable, took);
+            self.tell(pod, message, None).await;
+        }
+    }
+
+    /// Tells a pod why it has no place yet, and on which node it waits for one; it is tried again after a change.
+    async fn tell(&mut self, pod: &Pod, message: String, nominated: Option<&str>) {
+        let is_to_be_told = self.queue.found_no_place(&pod.uid().unwrap_or_default(), Instant::now());
+        let condition = self.unschedulable(pod, &message);
+        if is_to_be_told || condition.is_some() {
+            let recorder = self.now_planning().recorder.clone();
+            recorder.record(pod, Severity::Warning, "FailedScheduling", message).await;
+        }
+        let mut status = json!({});
+        if let Some(condition) = condition {
+            status["conditions"] = json!([condition]);
+        }
+        if nominated.is_some_and(|node| self.nomination(pod) != Some(node)) {
+            status["nominatedNodeName"] = json!(nominated);
+        }
+        if status != json!({}) {
+            self.write_status(pod, &status).await;
+        }
+    }
+
+    async fn write_status(&self, pod: &Pod, status: &serde_json::Value) {
+        let patch = json!({ "metadata": { "uid": pod.uid() }, "status": status });
+        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        match api.patch_status(&pod.name_any(), &PatchParams::default(), &Patch::Strategic(patch)).await {
+            Ok(written) => self.pods.shows(&written).await,
+            Err(error) => tracing::debug!(pod = %ObjectKey::of(pod), %error, "status not written"),
         }
     }
 
@@ -355,6 +425,11 @@ fn units(pods: &[Arc<Pod>], due: impl Fn(&Arc<Pod>) -> bool, clock: &dyn Clock) 
     units
 }
 
+/// The name of the scheduler that a pod is for.
+fn scheduler_of(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or(DEFAULT_SCHEDULER)
+}
+
 fn is_bound(pod: &Pod) -> bool {
     pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_ref().is_some_and(|name| !name.is_empty()))
 }
@@ -371,22 +446,4 @@ fn looks_around(pod: &Pod) -> bool {
 fn is_gated(pod: &Pod) -> bool {
     let gates = pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref());
     gates.is_some_and(|gates| !gates.is_empty())
-}
-
-async fn bind(client: &Client, pod: &Pod, node: &str) -> kube::Result<()> {
-    let binding = Binding {
-        metadata: ObjectMeta {
-            name: pod.metadata.name.clone(),
-            namespace: pod.namespace(),
-            uid: pod.uid(),
-            ..Default::default()
-        },
-        target: ObjectReference { kind: Some("Node".into()), name: Some(node.into()), ..Default::default() },
-    };
-    let body = serde_json::to_vec(&binding).map_err(kube::Error::SerdeError)?;
-    let api = Api::<Pod>::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
-    let request = kube::core::Request::new(api.resource_url())
-        .create_subresource("binding", &pod.name_any(), &PostParams::default(), body)
-        .map_err(kube::Error::BuildRequest)?;
-    client.request_text(request).await.map(drop)
 }

@@ -1,5 +1,6 @@
 //! The cluster at one version: dense, in a fixed order, cheap to read, with a log of what changed.
 
+mod budget;
 mod devices;
 mod node;
 mod resources;
@@ -11,12 +12,13 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 
 use self::shape::Shapes;
 pub use self::{
+    budget::Budget,
     devices::{DEVICE_MILLIS, DEVICES_MAX, DeviceClass, DeviceRequest, DeviceSet},
     node::{ImageView, NodeInfo, NodeView},
     resources::Resources,
     shape::{HostPort, PodView, Shape, ShapeId},
 };
-use super::pod_affinity::repels;
+use super::{pod_affinity::repels, score::leans};
 use crate::api::pod::has_ended;
 
 /// A node's place in a snapshot.
@@ -47,6 +49,9 @@ impl From<NodeId> for Place {
     }
 }
 
+/// Namespaces by their names, each with its labels.
+pub type Namespaces = BTreeMap<Box<str>, BTreeMap<String, String>>;
+
 /// The least length of a change log that is worth cutting.
 const LOG_LEN_MIN: usize = 1 << 14;
 
@@ -63,10 +68,18 @@ pub struct Snapshot {
     shapes: Shapes,
     shape_of: Vec<ShapeId>,
     places: Vec<Option<Place>>,
+    /// The pods of each node, in no order.
+    on: Vec<Vec<PodId>>,
+    /// The pods that wait for others to leave a node.
+    nominated: BTreeMap<PodId, NodeId>,
+    budgets: Vec<Budget>,
     /// The ids of pods that have left, to be used again.
     vacant: Vec<PodId>,
     /// How many pods keep others away.
     repelling: usize,
+    /// How many have a say about those that come near them.
+    leaning: usize,
+    namespaces: Option<Namespaces>,
     /// The nodes changed, oldest first, but for `forgotten` older ones.
     log: Vec<NodeId>,
     forgotten: u64,
@@ -92,8 +105,13 @@ impl Clone for Snapshot {
             shapes: self.shapes.clone(),
             shape_of: self.shape_of.clone(),
             places: self.places.clone(),
+            on: self.on.clone(),
+            nominated: self.nominated.clone(),
+            budgets: self.budgets.clone(),
             vacant: self.vacant.clone(),
             repelling: self.repelling,
+            leaning: self.leaning,
+            namespaces: self.namespaces.clone(),
             log: Vec::new(),
             forgotten: self.version().0,
             lineage: Lineage::default(),
@@ -118,7 +136,8 @@ impl Snapshot {
         let mut nodes: Vec<NodeInfo> = nodes.into_iter().collect();
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         share_images(&mut nodes);
-        let mut snapshot = Self { nodes: nodes.into_iter().map(NodeView::from).collect(), ..Self::default() };
+        let on = vec![Vec::new(); nodes.len()];
+        let mut snapshot = Self { nodes: nodes.into_iter().map(NodeView::from).collect(), on, ..Self::default() };
         for (pod, bound) in pods {
             let pod = snapshot.add(pod);
             if let Some(node) = bound.and_then(|name| snapshot.find_node(&name)) {
@@ -206,9 +225,62 @@ impl Snapshot {
         (0..).map(PodId).zip(&self.places).filter_map(|(pod, place)| Some((pod, (*place)?)))
     }
 
+    /// The pods that have a place on a node, in no order.
+    #[must_use]
+    pub fn pods_on(&self, node: NodeId) -> &[PodId] {
+        self.on.get(node.0 as usize).map_or(&[], |on| on)
+    }
+
+    /// The pods that wait for others to leave a node, each with the node, by their ids.
+    pub fn nominated(&self) -> impl Iterator<Item = (PodId, NodeId)> {
+        self.nominated.iter().map(|(pod, node)| (*pod, *node))
+    }
+
+    /// Keeps room on a node for a pod that waits: schedulers leave it to the pod, or to more important ones, until it has a
+    /// place.
+    pub fn nominate(&mut self, pod: PodId, node: NodeId) {
+        if self.place_of(pod).is_none() {
+            self.nominated.insert(pod, node);
+        }
+    }
+
+    /// How many pods may be disrupted, by whom they belong to.
+    #[must_use]
+    pub fn budgets(&self) -> &[Budget] {
+        &self.budgets
+    }
+
+    /// The snapshot with these disruption budgets.
+    #[must_use]
+    pub fn with_budgets(mut self, budgets: impl IntoIterator<Item = Budget>) -> Self {
+        self.budgets = budgets.into_iter().collect();
+        self
+    }
+
     /// Whether any of the pods keeps others away.
     pub(super) fn repels(&self) -> bool {
         self.repelling > 0
+    }
+
+    /// Whether any of the pods likes others near it, or not.
+    pub(super) fn leans(&self) -> bool {
+        self.leaning > 0
+    }
+
+    /// The labels of each namespace, if that is known.
+    #[must_use]
+    pub fn namespaces(&self) -> Option<&Namespaces> {
+        self.namespaces.as_ref()
+    }
+
+    /// The snapshot with these namespaces, each with its labels: without them, what selects pods by namespace can't be judged.
+    #[must_use]
+    pub fn with_namespaces(
+        mut self,
+        namespaces: impl IntoIterator<Item = (Box<str>, BTreeMap<String, String>)>,
+    ) -> Self {
+        self.namespaces = Some(namespaces.into_iter().collect());
+        self
     }
 
     /// Adds a pod that waits.
@@ -219,6 +291,7 @@ impl Snapshot {
     pub fn add(&mut self, mut pod: PodView) -> PodId {
         let shape = self.shapes.intern(&mut pod.shape);
         self.repelling += usize::from(repels(&pod));
+        self.leaning += usize::from(leans(&pod));
         if let Some(id) = self.vacant.pop() {
             let at = id.0 as usize;
             (self.pods[at], self.shape_of[at]) = (pod, shape);
@@ -242,6 +315,8 @@ impl Snapshot {
         let shape = &self.pods[pod.0 as usize].shape;
         let node = self.nodes.get_mut(place.node.0 as usize);
         node.expect("node ids are of the snapshot they are used with").place(shape, place.devices);
+        self.on[place.node.0 as usize].push(pod);
+        self.nominated.remove(&pod);
         self.changed(place.node);
     }
 
@@ -255,6 +330,10 @@ impl Snapshot {
         if let Some(place) = own.take() {
             let shape = &self.pods[pod.0 as usize].shape;
             self.nodes[place.node.0 as usize].evict(shape, place.devices);
+            let on = &mut self.on[place.node.0 as usize];
+            if let Some(at) = on.iter().position(|other| *other == pod) {
+                on.swap_remove(at);
+            }
             self.changed(place.node);
         }
     }
@@ -266,8 +345,10 @@ impl Snapshot {
     /// If the id is of another snapshot.
     pub fn remove(&mut self, pod: PodId) {
         self.evict(pod);
+        self.nominated.remove(&pod);
         let left = std::mem::take(&mut self.pods[pod.0 as usize]);
         self.repelling -= usize::from(repels(&left));
+        self.leaning -= usize::from(leans(&left));
         self.vacant.push(pod);
     }
 
@@ -278,7 +359,7 @@ impl Snapshot {
     ///
     /// If a pod is on it, the names differ, or the id is of another snapshot.
     pub fn replace_node(&mut self, id: NodeId, info: NodeInfo) {
-        assert!(self.placed().all(|(_, place)| place.node != id), "a node is replaced when nothing is on it");
+        assert!(self.pods_on(id).is_empty(), "a node is replaced when nothing is on it");
         let node = self.nodes.get_mut(id.0 as usize).expect("node ids are of the snapshot they are used with");
         assert_eq!(node.name, info.name, "a node keeps its name");
         let version = Version(node.version.0 + 1);

@@ -1,10 +1,6 @@
 //! Nodes as a scheduler sees them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Deref,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::Deref, sync::Arc};
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
@@ -76,8 +72,8 @@ pub struct NodeView {
     pub requested: Resources,
     /// The sum of their [`weighed_requests`](Shape::weighed_requests).
     pub weighed_requests: Resources,
-    /// The ports they take.
-    pub host_ports: BTreeSet<HostPort>,
+    /// The ports they take, each with how many of them do: more than one only if somebody bound them by hand.
+    pub host_ports: BTreeMap<HostPort, u32>,
     /// What is left of each of its devices, in thousandths.
     pub devices_left: Box<[u16]>,
     /// How many of its pods need devices, by kind.
@@ -116,8 +112,8 @@ impl NodeView {
     pub fn place(&mut self, pod: &Shape, devices: DeviceSet) {
         self.requested.add(&pod.requests);
         self.weighed_requests.add(&pod.weighed_requests);
-        if !pod.host_ports.is_empty() {
-            self.host_ports.extend(pod.host_ports.iter().cloned());
+        for port in &pod.host_ports {
+            *self.host_ports.entry(port.clone()).or_insert(0) += 1;
         }
         for (_, left) in self.devices_left.iter_mut().enumerate().filter(|(device, _)| devices.contains(*device)) {
             *left = left.saturating_sub(pod.devices.millis);
@@ -132,8 +128,13 @@ impl NodeView {
     pub fn evict(&mut self, pod: &Shape, devices: DeviceSet) {
         self.requested.subtract(&pod.requests);
         self.weighed_requests.subtract(&pod.weighed_requests);
-        if !pod.host_ports.is_empty() {
-            self.host_ports.retain(|port| !pod.host_ports.contains(port));
+        for port in &pod.host_ports {
+            if let Some(count) = self.host_ports.get_mut(port) {
+                *count -= 1;
+                if *count == 0 {
+                    self.host_ports.remove(port);
+                }
+            }
         }
         for (_, left) in self.devices_left.iter_mut().enumerate().filter(|(device, _)| devices.contains(*device)) {
             *left = left.saturating_add(pod.devices.millis).min(DEVICE_MILLIS);

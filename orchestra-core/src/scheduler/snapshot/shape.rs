@@ -10,6 +10,7 @@ use std::{
 use k8s_openapi::api::core::v1::{Affinity, Container, Pod, PodSpec, Toleration, TopologySpreadConstraint};
 
 use super::{DeviceRequest, Resources};
+use crate::clock::Timestamp;
 
 /// What Kubernetes takes for a container's cpu and memory if it requests none, when it scores.
 const CPU_MILLIS_DEFAULT: i64 = 100;
@@ -27,6 +28,8 @@ pub struct Shape {
     pub labels: BTreeMap<String, String>,
     /// A higher one is served first.
     pub priority: i32,
+    /// Whether it takes no other pod's place, however important it is (`preemptionPolicy: Never`).
+    pub never_preempts: bool,
     /// What it takes of a node.
     pub requests: Resources,
     /// As `requests`, with what Kubernetes takes for containers that request no cpu or memory, when it scores.
@@ -37,8 +40,10 @@ pub struct Shape {
     pub node_selector: BTreeMap<String, String>,
     /// What nodes it needs and likes, and near which pods.
     pub affinity: Option<Affinity>,
-    /// How its peers have to be spread; what is only preferred is left out.
+    /// How its peers have to be spread.
     pub spread: Vec<TopologySpreadConstraint>,
+    /// How they had better be spread.
+    pub preferred_spread: Vec<TopologySpreadConstraint>,
     /// The taints it puts up with.
     pub tolerations: Vec<Toleration>,
     /// The node's ports it takes.
@@ -55,12 +60,15 @@ impl Shape {
     pub fn of(pod: &Pod) -> Self {
         let spec = pod.spec.clone().unwrap_or_default();
         let spread = spec.topology_spread_constraints.iter().flatten();
-        let required = spread.filter(|constraint| constraint.when_unsatisfiable == "DoNotSchedule");
+        let (spread, preferred_spread) =
+            spread.cloned().partition(|constraint| constraint.when_unsatisfiable == "DoNotSchedule");
         Self {
             namespace: pod.metadata.namespace.as_deref().unwrap_or_default().into(),
             labels: pod.metadata.labels.clone().unwrap_or_default(),
-            spread: required.cloned().collect(),
+            spread,
+            preferred_spread,
             priority: spec.priority.unwrap_or(0),
+            never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
             requests: requests(&spec, requested),
             weighed_requests: requests(&spec, weighed),
             host_ports: host_ports(&spec),
@@ -92,6 +100,8 @@ pub struct PodView {
     pub uid: Box<str>,
     /// Whether it is on its way out.
     pub terminating: bool,
+    /// Since when it has been running, if it is.
+    pub started: Option<Timestamp>,
     /// All that filters and scores may know of it.
     pub shape: Arc<Shape>,
 }
@@ -109,6 +119,7 @@ impl PodView {
             name: pod.metadata.name.as_deref().unwrap_or_default().into(),
             uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
             terminating: pod.metadata.deletion_timestamp.is_some(),
+            started: pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             shape: Shape::of(pod).into(),
         }
     }

@@ -4,6 +4,7 @@ mod conformance;
 mod election;
 mod fencing;
 mod network;
+mod preemption;
 mod repair;
 mod scheduling;
 mod steady;

@@ -20,22 +20,22 @@ use tokio::task::JoinHandle;
 
 use super::{network::Network, world};
 
-fn run(client: &Client) -> JoinHandle<std::convert::Infallible> {
+pub(super) fn run(client: &Client) -> JoinHandle<std::convert::Infallible> {
     let scheduler = Box::new(Pipeline::kubernetes_default());
     let (informers, clock) = (Informers::new(client.clone()), Arc::new(TokioClock::default()));
     tokio::spawn(SchedulingLoop::new(client.clone(), &informers, scheduler, clock, Entropy::seeded(3)).run())
 }
 
-fn waiting(name: &str, cpu: &str) -> Value {
+pub(super) fn waiting(name: &str, cpu: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": name, "namespace": "default" },
         "spec": { "containers": [{ "name": "c", "image": "host", "resources": { "requests": { "cpu": cpu } } }] } })
 }
 
-async fn pod(client: &Client, name: &str) -> Pod {
+pub(super) async fn pod(client: &Client, name: &str) -> Pod {
     Api::<Pod>::default_namespaced(client.clone()).get(name).await.expect("there")
 }
 
-async fn node_of(client: &Client, name: &str) -> Option<String> {
+pub(super) async fn node_of(client: &Client, name: &str) -> Option<String> {
     pod(client, name).await.spec.and_then(|spec| spec.node_name)
 }
 
@@ -44,7 +44,7 @@ async fn patch_pod(client: &Client, name: &str, patch: Value) {
     pods.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("patched");
 }
 
-async fn seconds(count: u64) {
+pub(super) async fn seconds(count: u64) {
     tokio::time::sleep(Duration::from_secs(count)).await;
 }
 
