@@ -70,7 +70,7 @@ fn main() -> anyhow::Result<()> {
     let pods = |seed| recorded.clone().unwrap_or_else(|| generator.days(4.0, seed));
     let seeds: Vec<u64> = (1..=args.seeds).collect();
     let progress = progress(policies::POLICIES.len() * seeds.len())?;
-    let rows = policies::compare(&nodes, pods, &seeds, || progress.inc(1));
+    let rows = policies::compare(policies::POLICIES, &nodes, pods, &seeds, || progress.inc(1));
     progress.finish_and_clear();
     let parting = policies::parting(&nodes, &pods(1), ["best-fit", "fragmentation-gradient"], 1);
     println!("{}{parting}", comparison::table(&rows));

@@ -231,7 +231,7 @@ mod tests {
         let arrival = |(at, queue, cores, runs): (f64, &str, i64, f64)| {
             let requests = Resources { pods: 1, ..amounts(1_000 * cores) };
             let shape = Shape { requests, ..Shape::default() };
-            let work = Work { shape: shape.into(), runs: Some(Micros::from_seconds(runs)) };
+            let work = Work::new(shape, Some(Micros::from_seconds(runs)));
             Arrival { queue: queue.into(), ..Arrival::pod("", Micros::from_seconds(at), work) }
         };
         let arrivals = [(0.0, "a", 1, 10.0), (5.0, "b", 1, 20.0), (10.0, "a", 2, 10.0)].map(arrival);

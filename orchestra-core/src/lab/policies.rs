@@ -8,17 +8,21 @@ use super::{
 };
 use crate::{
     rng::Entropy,
-    scheduler::{BestFit, DotProduct, Fragmentation, LeastAllocated, NodeInfo, Pipeline, TypicalPods},
+    scheduler::{Backfill, BestFit, DotProduct, Fragmentation, LeastAllocated, NodeInfo, Pipeline, TypicalPods},
 };
 
-/// The names of the policies.
+/// The policies that choose a node for each pod, and that are compared unless others are named.
 pub const POLICIES: [&str; 6] =
     ["first-fit", "least-allocated", "kubernetes-default", "dot-product", "best-fit", "fragmentation-gradient"];
+
+/// The policies that decide on all that wait at once, over first fit: each time anything changes, which takes its time if much
+/// waits.
+pub const QUEUE_POLICIES: [&str; 3] = ["fcfs", "easy", "conservative"];
 
 /// The share of a workload's pods that its typical pods stand for, as FGD's authors have it.
 const TYPICAL_COVERAGE: f64 = 0.95;
 
-/// A policy by its name; `None` if there is none of this name. `typical` is what fragmentation is measured by.
+/// A policy of [`POLICIES`] by its name; `None` if there is none of this name. `typical` is what fragmentation is measured by.
 #[must_use]
 pub fn policy(name: &str, typical: &Arc<TypicalPods>) -> Option<Pipeline> {
     let pipeline = Pipeline::new(name).required();
@@ -36,25 +40,39 @@ pub fn policy(name: &str, typical: &Arc<TypicalPods>) -> Option<Pipeline> {
     })
 }
 
+/// Any policy by its name, at work: it takes no time to think.
+#[must_use]
+pub fn agent(name: &str, typical: &Arc<TypicalPods>) -> Option<Agent> {
+    let first_fit = || policy("first-fit", typical);
+    Some(match name {
+        "fcfs" => Agent::new(Backfill::fcfs(first_fit()?)).whole_queue(),
+        "easy" => Agent::new(Backfill::easy(first_fit()?)).whole_queue(),
+        "conservative" => Agent::new(Backfill::conservative(first_fit()?)).whole_queue(),
+        name => Agent::new(policy(name, typical)?),
+    })
+}
+
 /// Runs one policy, which takes no time to think, with a workload; the seed draws the order of the nodes, too, by which ties are
 /// broken. `None` if there is no such policy.
 #[must_use]
 pub fn run(nodes: &[NodeInfo], arrivals: &[Arrival], name: &str, seed: u64) -> Option<Outcome> {
     let entropy = Entropy::seeded(seed);
     let shapes = arrivals.iter().flat_map(|arrival| &arrival.pods).map(|work| &*work.shape);
-    let agent = Agent::new(policy(name, &TypicalPods::of(shapes, TYPICAL_COVERAGE).into())?);
+    let agent = agent(name, &TypicalPods::of(shapes, TYPICAL_COVERAGE).into())?;
     let nodes = shuffled(nodes, &entropy);
     Some(Simulation::of(&nodes).run(arrivals.iter().cloned(), vec![agent], |_| 0, &entropy))
 }
 
-/// Runs every policy with the workload of each seed; `done` is called after each run.
-pub fn compare(
+/// Runs policies by their names with the workload of each seed; `done` is called after each run. Of one that is not there all
+/// numbers are those of an empty run.
+pub fn compare<'a>(
+    names: impl IntoIterator<Item = &'a str>,
     nodes: &[NodeInfo],
     workload: impl Fn(u64) -> Vec<Arrival> + Sync,
     seeds: &[u64],
     done: impl Fn() + Sync,
 ) -> Vec<Row> {
-    let candidates = POLICIES.map(|name| (name.into(), name));
+    let candidates: Vec<(Box<str>, &str)> = names.into_iter().map(|name| (name.into(), name)).collect();
     comparison::compare(
         &candidates,
         seeds,
@@ -87,15 +105,16 @@ pub fn shuffled(nodes: &[NodeInfo], entropy: &Entropy) -> Vec<NodeInfo> {
 
 #[cfg(test)]
 mod tests {
-    use super::{POLICIES, compare, parting, policy, run};
+    use super::{POLICIES, QUEUE_POLICIES, compare, parting, policy, run};
     use crate::lab::workload::{Generator, gpu_nodes};
 
     #[test]
     fn every_policy_is_run_on_the_same_workloads() {
         let nodes = gpu_nodes(6);
         let workload = |seed| Generator::gpu_sharing().at_load(1.2, &nodes).days(0.1, seed);
-        let rows = compare(&nodes, workload, &[1, 2], || ());
-        assert_eq!(rows.iter().map(|row| &*row.name).collect::<Vec<_>>(), POLICIES);
+        let names = || POLICIES.into_iter().chain(QUEUE_POLICIES);
+        let rows = compare(names(), &nodes, workload, &[1, 2], || ());
+        assert!(rows.iter().map(|row| &*row.name).eq(names()));
         assert!(
             rows.iter().all(|row| row.summary("devices").mean > 0.1 && row.summary("conflict_fraction").mean == 0.0)
         );

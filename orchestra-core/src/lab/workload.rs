@@ -124,8 +124,7 @@ impl Class {
             let at = Micros::from_seconds(seconds);
             let Some(shape) = self.size(entropy).filter(|_| at <= until) else { return arrivals };
             let count = (self.pods.draw(entropy).round() as usize).max(1);
-            let work =
-                Work { shape: Arc::clone(shape), runs: Some(Micros::from_seconds(self.runs.draw(entropy).max(1e-6))) };
+            let work = Work::new(Arc::clone(shape), Some(Micros::from_seconds(self.runs.draw(entropy).max(1e-6))));
             arrivals.push(Arrival {
                 at,
                 name: format!("{}-{}", self.queue, arrivals.len()).into(),
@@ -247,7 +246,7 @@ pub fn gpu_nodes(count: usize) -> Vec<NodeInfo> {
 #[must_use]
 pub fn of_trace(tasks: &[Task]) -> Vec<Arrival> {
     let arrival = |task: &Task| {
-        let work = Work { shape: Arc::clone(&task.shape), runs: task.runs.map(Micros::from) };
+        let work = Work::new(Arc::clone(&task.shape), task.runs.map(Micros::from));
         Arrival::pod(task.name.clone(), task.arrives.into(), work)
     };
     let mut arrivals: Vec<Arrival> = tasks.iter().map(arrival).collect();

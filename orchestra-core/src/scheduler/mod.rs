@@ -4,6 +4,7 @@
 //! that no longer holds. A pod at a time, gangs, whole batches, offers, probes and deschedulers are all plans.
 
 mod applier;
+mod backfill;
 mod explanation;
 mod filter;
 mod first_fit;
@@ -33,6 +34,7 @@ mod scheduling_loop;
 mod wording;
 
 pub use applier::{Refusal, apply, commit};
+pub use backfill::Backfill;
 pub use explanation::{Explanation, Points, Verdict};
 pub use filter::{
     DevicesFit, DevicesMatch, HostPortsFree, NodeAffinityMatches, NodeNameMatches, NodeSchedulable, ResourcesFit,
@@ -78,7 +80,8 @@ pub use trial::{Mark, Trial};
 /// 6. **Own steps agree.** A plan's earlier steps are no conflicts of its later ones; a refused step leaves no trace.
 /// 7. **Scope is kept.** Nothing is placed outside `scope`.
 /// 8. **Honest.** Each reason in `left` holds for as many nodes as it says; a unit is not left over when, by the
-///    scheduler's own filters, a node takes it.
+///    scheduler's own filters, a node takes it. What is kept for an earlier unit takes no later one, and is said to be
+///    ([`Reason::kept`]).
 ///
 /// Each is a test of `conformance`, run with generated clusters.
 pub trait Scheduler: std::fmt::Debug + Send + Sync + 'static {

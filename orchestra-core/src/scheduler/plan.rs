@@ -114,6 +114,8 @@ pub struct Left {
     pub unit: UnitId,
     /// How many nodes were ruled out, by all that was said against them: each node counts once.
     pub why: BTreeMap<Vec<Reason>, usize>,
+    /// When it would get a place, by what is known now; `None` if the scheduler doesn't look ahead, or sees no end to the wait.
+    pub expected: Option<Timestamp>,
 }
 
 /// What a scheduler proposes; whether it happens is the applier's business.

@@ -57,7 +57,7 @@ mod tests {
             (vec![Reason::crowded("Insufficient cpu")], 1),
             (vec![Reason::crowded("Insufficient cpu"), Reason::crowded("Insufficient memory")], 1),
         ]);
-        let left = Left { unit: UnitId(0), why };
+        let left = Left { unit: UnitId(0), why, expected: None };
         let alone = Snapshot::new(nodes.clone(), [(PodView::default(), None)]);
         assert_eq!(
             unschedulable(&left, &alone, PodId(0)),

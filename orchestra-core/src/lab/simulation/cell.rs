@@ -1,6 +1,6 @@
 //! The cell: what is in it, and what that has come to.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     Amounts, Arrival, Change, Decision, Fate, Lost, Micros, Outcome, Record, Simulation, UnitOutcome, Work,
@@ -104,7 +104,8 @@ impl Cell {
         let members = pods.into_iter().zip(0..).map(|(work, member)| {
             let shape = Arc::clone(&work.shape);
             self.related |= shape.affinity.is_some() || !shape.spread.is_empty();
-            let pod = self.snapshot.add(PodView::new("", Arc::clone(&shape)));
+            let runs = work.estimate.or(work.runs).map(|runs| Duration::from_micros(runs.0));
+            let pod = self.snapshot.add(PodView { runs, ..PodView::new("", Arc::clone(&shape)) });
             let at = pod.0 as usize;
             self.owners.resize(self.owners.len().max(at + 1), (0, 0));
             self.owners[at] = (unit, member);
@@ -256,6 +257,7 @@ impl Cell {
     /// A pod that was just placed begins to run.
     fn begin(&mut self, pod: PodId) -> Option<(Run, Option<Micros>)> {
         let (unit, at) = *self.owners.get(pod.0 as usize)?;
+        self.snapshot.start(pod, timestamp(self.now));
         let job = &mut self.jobs[unit as usize];
         job.told = false;
         let member = &mut job.members[at as usize];

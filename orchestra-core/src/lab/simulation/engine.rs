@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Agent, AgentOutcome, Amounts, Arrival, Churn, Micros, Outcome, Sharing, Simulation,
+    Agent, AgentOutcome, Amounts, Arrival, Churn, Micros, Outcome, Serves, Sharing, Simulation,
     cell::{Cell, timestamp},
     events::{Event, Events, Run},
 };
@@ -215,7 +215,11 @@ impl<'a, A: Iterator<Item = Arrival>> Engine<'a, A> {
             return;
         }
         let is_woken = |unit: &u32| released.iter().any(|node| self.cell.has_room(*node, *unit));
-        for Desk { due, parked, .. } in &mut self.desks {
+        for Desk { agent, due, parked, .. } in &mut self.desks {
+            if agent.serves == Serves::Queue {
+                due.append(parked);
+                continue;
+            }
             let (woken, still): (BTreeMap<_, _>, _) =
                 mem::take(parked).into_iter().partition(|(_, unit)| is_woken(unit));
             due.extend(woken);
@@ -270,15 +274,20 @@ impl<'a, A: Iterator<Item = Arrival>> Engine<'a, A> {
         if desk.thought.is_some() {
             return;
         }
-        let mut pending: Vec<Unit> = Vec::new();
-        while pending.len() < desk.agent.units_max.max(1)
+        let (mut pending, mut units_max) = (Vec::<Unit>::new(), desk.agent.units_max.max(1));
+        let is_whole = desk.agent.serves == Serves::Queue;
+        if is_whole && !desk.due.is_empty() {
+            desk.due.append(&mut desk.parked);
+            units_max = usize::MAX;
+        }
+        while pending.len() < units_max
             && let Some((turn, unit)) = desk.due.pop_first()
         {
             let asked = cell.unit(unit);
             let is_barred = |shape| desk.barred.get(&shape) == Some(&cell.releases);
             if asked.pods.is_empty() {
                 self.phases[unit as usize] = Phase::Idle;
-            } else if cell.shape_of(&asked).is_some_and(is_barred) {
+            } else if !is_whole && cell.shape_of(&asked).is_some_and(is_barred) {
                 desk.parked.insert(turn, unit);
             } else {
                 self.phases[unit as usize] = Phase::Asked;

@@ -21,7 +21,7 @@
 //! let nodes = [NodeInfo { name: "n0".into(), allocatable, ..NodeInfo::default() }];
 //! let requests = Resources { cpu: 600, pods: 1, ..Resources::default() };
 //! let shape = Shape { requests, ..Shape::default() };
-//! let work = Work { shape: shape.into(), runs: Some(Micros::from_seconds(60.0)) };
+//! let work = Work::new(shape, Some(Micros::from_seconds(60.0)));
 //! // Two pods come at once, and only one fits.
 //! let arrivals = ["a", "b"].map(|name| Arrival::pod(name, Micros::ZERO, work.clone()));
 //! let outcome = Simulation::of(&nodes).run(arrivals, vec![Agent::new(FirstFit::default())], |_| 0, &Entropy::seeded(1));
@@ -104,12 +104,21 @@ impl fmt::Debug for Micros {
 }
 
 /// What a pod needs, and for how long.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Work {
     /// What it needs.
     pub shape: Arc<Shape>,
     /// How long it runs once it has a place; `None` if it doesn't end.
     pub runs: Option<Micros>,
+    /// How long its owner says that it runs, which is what schedulers are told; `None` if that is how long it does.
+    pub estimate: Option<Micros>,
+}
+
+impl Work {
+    /// A pod of which it is known how long it runs.
+    pub fn new(shape: impl Into<Arc<Shape>>, runs: Option<Micros>) -> Self {
+        Self { shape: shape.into(), runs, estimate: None }
+    }
 }
 
 /// A unit that comes: a pod, or a gang.
@@ -146,6 +155,17 @@ pub struct Thinking {
     pub per_pod: Micros,
 }
 
+/// Which of its units an agent is asked for at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Serves {
+    /// Those that are new, or that room was made for, up to [`Agent::units_max`] of them.
+    #[default]
+    Due,
+    /// All that wait, whenever one is new or room was made: for schedulers that keep room for those who come first
+    /// ([`Backfill`](crate::scheduler::Backfill)), or weigh all against each other.
+    Queue,
+}
+
 /// A scheduler at work: it serves its units by priority, then by arrival, and sees nothing of the others but what they have
 /// done to the cell.
 #[derive(Debug)]
@@ -156,6 +176,8 @@ pub struct Agent {
     pub thinking: Thinking,
     /// How many units it decides on at once.
     pub units_max: usize,
+    /// Which ones.
+    pub serves: Serves,
     /// When a step of it is refused.
     pub detect: Detect,
     /// Whether its steps stand or fall as wholes; `None` if each step says so itself.
@@ -174,11 +196,18 @@ impl Agent {
             scheduler: Box::new(scheduler),
             thinking: Thinking::default(),
             units_max: 1,
+            serves: Serves::Due,
             detect: Detect::Fit,
             commit: None,
             retry: Micros::from_seconds(1.0),
             refusals_max: 1_000,
         }
+    }
+
+    /// Decides on all that wait at once.
+    #[must_use]
+    pub fn whole_queue(self) -> Self {
+        Self { serves: Serves::Queue, ..self }
     }
 
     /// Thinks for so long.
@@ -245,7 +274,7 @@ impl<'a> Simulation<'a> {
     ///
     /// A unit that found no place waits until a pod or a node makes room for one of its pods. Pods of a shape that has just
     /// found no place are not asked for again before that (they would fare alike: law 8 of [`Scheduler`]), unless pods of the
-    /// workload are bound to where others are.
+    /// workload are bound to where others are, or the agent [serves](Agent::serves) the whole queue.
     ///
     /// # Panics
     ///

@@ -23,7 +23,7 @@ fn node(name: &str, cpu: i64) -> NodeInfo {
 fn work(cpu: i64, seconds: f64) -> Work {
     let requests = Resources { cpu, memory: 64 << 20, pods: 1, ..Resources::default() };
     let shape = Shape { weighed_requests: requests.clone(), requests, ..Shape::default() };
-    Work { shape: shape.into(), runs: Some(Micros::from_seconds(seconds)) }
+    Work::new(shape, Some(Micros::from_seconds(seconds)))
 }
 
 /// Gangs and single pods, some with devices, on nodes that are too few for them.

@@ -386,7 +386,7 @@ impl Scheduler for Pipeline {
         for unit in ask.pending {
             match turn.serve(unit) {
                 Ok(step) => plan.steps.push(step),
-                Err(why) => plan.left.push(Left { unit: unit.id, why }),
+                Err(why) => plan.left.push(Left { unit: unit.id, why, expected: None }),
             }
         }
         self.index = turn.end();

@@ -19,6 +19,12 @@ impl Reason {
         Self { text: text.into(), crowded: false }
     }
 
+    /// The reason of schedulers that look ahead: what would fit is kept for a unit that comes before.
+    #[must_use]
+    pub const fn kept() -> Self {
+        Self { text: Cow::Borrowed("node(s) were kept for earlier pods"), crowded: true }
+    }
+
     /// A reason that falls if the right pods leave.
     pub fn crowded(text: impl Into<Cow<'static, str>>) -> Self {
         Self { text: text.into(), crowded: true }

@@ -19,7 +19,7 @@ pub use self::{
     shape::{HostPort, PodView, Shape, ShapeId},
 };
 use super::{pod_affinity::repels, score::leans};
-use crate::api::pod::has_ended;
+use crate::{api::pod::has_ended, clock::Timestamp};
 
 /// A node's place in a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -320,6 +320,16 @@ impl Snapshot {
         self.changed(place.node);
     }
 
+    /// Notes since when a pod runs, until it is taken off its place. That is no change of its node.
+    ///
+    /// # Panics
+    ///
+    /// If the id is of another snapshot.
+    pub fn start(&mut self, pod: PodId, at: Timestamp) {
+        let own = self.pods.get_mut(pod.0 as usize).expect("pod ids are of the snapshot they are used with");
+        own.started = Some(at);
+    }
+
     /// Takes a pod off its place: it waits again.
     ///
     /// # Panics
@@ -328,6 +338,7 @@ impl Snapshot {
     pub fn evict(&mut self, pod: PodId) {
         let own = self.places.get_mut(pod.0 as usize).expect("pod ids are of the snapshot they are used with");
         if let Some(place) = own.take() {
+            self.pods[pod.0 as usize].started = None;
             let shape = &self.pods[pod.0 as usize].shape;
             self.nodes[place.node.0 as usize].evict(shape, place.devices);
             let on = &mut self.on[place.node.0 as usize];

@@ -5,6 +5,7 @@ use std::{
     hash::{DefaultHasher, Hash as _, Hasher as _},
     ops::Deref,
     sync::Arc,
+    time::Duration,
 };
 
 use k8s_openapi::api::core::v1::{Affinity, Container, Pod, PodSpec, Toleration, TopologySpreadConstraint};
@@ -100,7 +101,10 @@ pub struct PodView {
     pub uid: Box<str>,
     /// Whether it is on its way out.
     pub terminating: bool,
-    /// Since when it has been running, if it is.
+    /// How long it runs at most, by what its owner says (`activeDeadlineSeconds`); `None` if nobody knows an end. For schedulers
+    /// that look ahead: filters and scores don't see it.
+    pub runs: Option<Duration>,
+    /// Since when it runs; `None` if it doesn't, or has only just been given its place.
     pub started: Option<Timestamp>,
     /// All that filters and scores may know of it.
     pub shape: Arc<Shape>,
@@ -115,11 +119,13 @@ impl PodView {
     /// Reads a pod.
     #[must_use]
     pub fn of(pod: &Pod) -> Self {
+        let seconds = pod.spec.as_ref().and_then(|spec| spec.active_deadline_seconds);
         Self {
+            runs: seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs),
+            started: pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             name: pod.metadata.name.as_deref().unwrap_or_default().into(),
             uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
             terminating: pod.metadata.deletion_timestamp.is_some(),
-            started: pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0),
             shape: Shape::of(pod).into(),
         }
     }
