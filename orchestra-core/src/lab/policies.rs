@@ -8,16 +8,18 @@ use super::{
 };
 use crate::{
     rng::Entropy,
-    scheduler::{Backfill, BestFit, DotProduct, Fragmentation, LeastAllocated, NodeInfo, Pipeline, TypicalPods},
+    scheduler::{
+        Backfill, BestFit, DotProduct, Fragmentation, LeastAllocated, MinCostFlow, NodeInfo, Pipeline, TypicalPods,
+    },
 };
 
 /// The policies that choose a node for each pod, and that are compared unless others are named.
 pub const POLICIES: [&str; 6] =
     ["first-fit", "least-allocated", "kubernetes-default", "dot-product", "best-fit", "fragmentation-gradient"];
 
-/// The policies that decide on all that wait at once, over first fit: each time anything changes, which takes its time if much
+/// The policies that decide on all that wait at once, over first fit, or best fit if they weigh places: each time anything changes, which takes its time if much
 /// waits.
-pub const QUEUE_POLICIES: [&str; 3] = ["fcfs", "easy", "conservative"];
+pub const QUEUE_POLICIES: [&str; 4] = ["fcfs", "easy", "conservative", "min-cost-flow"];
 
 /// The share of a workload's pods that its typical pods stand for, as FGD's authors have it.
 const TYPICAL_COVERAGE: f64 = 0.95;
@@ -48,6 +50,7 @@ pub fn agent(name: &str, typical: &Arc<TypicalPods>) -> Option<Agent> {
         "fcfs" => Agent::new(Backfill::fcfs(first_fit()?)).whole_queue(),
         "easy" => Agent::new(Backfill::easy(first_fit()?)).whole_queue(),
         "conservative" => Agent::new(Backfill::conservative(first_fit()?)).whole_queue(),
+        "min-cost-flow" => Agent::new(MinCostFlow::by(policy("best-fit", typical)?)).whole_queue(),
         name => Agent::new(policy(name, typical)?),
     })
 }

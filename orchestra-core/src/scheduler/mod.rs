@@ -8,6 +8,7 @@ mod backfill;
 mod explanation;
 mod filter;
 mod first_fit;
+mod flow;
 mod offers;
 mod pipeline;
 mod plan;
@@ -41,6 +42,7 @@ pub use filter::{
     TaintsTolerated,
 };
 pub use first_fit::FirstFit;
+pub use flow::MinCostFlow;
 #[cfg(feature = "client")]
 pub use metrics::Metrics;
 pub use offers::Offers;

@@ -12,8 +12,10 @@ mod turn;
 
 use std::{cell::OnceCell, collections::BTreeMap, num::NonZeroU32};
 
+use self::index::Index;
 pub use self::plugin::{Filter, FullestDevices, PickDevices, RandomDevices, Reads, Reason, Scale, Score};
-use self::{index::Index, preemption::Preempted, turn::Turn};
+use self::preemption::Preempted;
+pub(super) use self::turn::Turn;
 use super::{
     Ask, BalancedAllocation, DevicesFit, DevicesMatch, Explanation, HostPortsFree, ImageLocality, LeastAllocated, Left,
     NodeAffinityMatches, NodeId, NodeNameMatches, NodeSchedulable, NodeView, Plan, PodAffinityMatches, PodId, Points,
@@ -77,7 +79,7 @@ pub struct Pipeline {
     scores: Vec<Weighed>,
     /// Those that look at other pods, each with its weight.
     relation_scores: Vec<(i64, Box<dyn RelationScore>)>,
-    devices: Box<dyn PickDevices>,
+    pub(super) devices: Box<dyn PickDevices>,
     tie_breaker: Option<Box<dyn Score>>,
     ties: Ties,
     look: Look,
@@ -246,13 +248,20 @@ impl Pipeline {
         verdicts.into_iter().map(explanation).collect()
     }
 
+    /// Begins to decide on an ask, with nothing remembered.
+    pub(super) fn turn<'a>(&'a self, ask: &'a Ask<'a>) -> Turn<'a> {
+        let trial = Trial::new(ask.snapshot);
+        let preempted = Preempted::of(&trial);
+        Turn { pipeline: self, ask, trial, index: None, order: OnceCell::new(), preempted }
+    }
+
     /// What rules nodes out for a pod by where others are.
-    fn around(&self, trial: &Trial<'_>, pod: PodId) -> Vec<Box<dyn Filter>> {
+    pub(super) fn around(&self, trial: &Trial<'_>, pod: PodId) -> Vec<Box<dyn Filter>> {
         self.relations.iter().filter_map(|relation| relation.around(pod, trial)).collect()
     }
 
     /// The first filter that rejects a node, by name, and its reasons; `around` come after its own.
-    fn against<'a>(
+    pub(super) fn against<'a>(
         &'a self,
         around: &'a [Box<dyn Filter>],
         pod: &Shape,
@@ -289,13 +298,13 @@ impl Pipeline {
     }
 
     /// Which of the scores need no other node's numbers, of those that read so much.
-    fn points_reading(&self, reads: Reads) -> Vec<usize> {
+    pub(super) fn points_reading(&self, reads: Reads) -> Vec<usize> {
         let scores = self.scores.iter().enumerate();
         scores.filter(|(_, one)| one.scale == Scale::Points && one.reads == reads).map(|(at, _)| at).collect()
     }
 
     /// The points of some scores.
-    fn points_by(&self, some: &[usize], pod: &Shape, node: &NodeView) -> i32 {
+    pub(super) fn points_by(&self, some: &[usize], pod: &Shape, node: &NodeView) -> i32 {
         let scores = some.iter().filter_map(|at| self.scores.get(*at));
         scores.map(|one| one.points(one.score.score(pod, node), (0, 100)) as i32).sum()
     }
@@ -324,7 +333,8 @@ impl Pipeline {
         (admitted, why)
     }
 
-    fn weigh(&self, trial: &Trial<'_>, pod: PodId, admitted: &[NodeId]) -> Scored {
+    /// What each of the nodes that take a pod is worth to it.
+    pub(super) fn weigh(&self, trial: &Trial<'_>, pod: PodId, admitted: &[NodeId]) -> Scored {
         let mut totals: Scored = admitted.iter().map(|&node| (node, 0)).collect();
         let view = trial.snapshot().pod(pod);
         for one in &self.scores {
@@ -343,8 +353,14 @@ impl Pipeline {
         totals
     }
 
+    /// The most that a node can be worth.
+    pub(super) fn most(&self) -> i64 {
+        let points: i64 = self.scores.iter().map(|one| one.weight * 100).sum();
+        points * self.point() + POINT_OVER_TIE - 1
+    }
+
     /// What a point counts for in a total.
-    fn point(&self) -> i64 {
+    pub(super) fn point(&self) -> i64 {
         if self.tie_breaker.is_some() { POINT_OVER_TIE } else { 1 }
     }
 
@@ -379,9 +395,7 @@ impl Scheduler for Pipeline {
         let whole = ask.scope.is_none() && self.look == Look::All;
         let remembered = self.index.take();
         let index = (self.remembers && whole).then(|| Index::for_snapshot(remembered, ask.snapshot));
-        let trial = Trial::new(ask.snapshot);
-        let preempted = Preempted::of(&trial);
-        let mut turn = Turn { pipeline: self, ask, trial, index, order: OnceCell::new(), preempted };
+        let mut turn = Turn { index, ..self.turn(ask) };
         let mut plan = Plan::default();
         for unit in ask.pending {
             match turn.serve(unit) {

@@ -11,10 +11,10 @@ use crate::rng::mixed;
 
 /// A pipeline at work on an ask.
 #[derive(Debug)]
-pub(super) struct Turn<'a> {
-    pub(super) pipeline: &'a Pipeline,
-    pub(super) ask: &'a Ask<'a>,
-    pub(super) trial: Trial<'a>,
+pub(in super::super) struct Turn<'a> {
+    pub(in super::super) pipeline: &'a Pipeline,
+    pub(in super::super) ask: &'a Ask<'a>,
+    pub(in super::super) trial: Trial<'a>,
     /// What is remembered, if that is of use for this ask.
     pub(super) index: Option<Index>,
     /// The nodes on offer in the order to look at them, once that matters.
@@ -44,7 +44,7 @@ impl Turn<'_> {
     }
 
     /// Places a unit's pods in the trial, and says what that takes; or why it can't be, with no trace left.
-    fn place(&mut self, unit: &Unit) -> Result<Step, Why> {
+    pub(in super::super) fn place(&mut self, unit: &Unit) -> Result<Step, Why> {
         let (mark, from) = (self.trial.mark(), self.trial.journal().len());
         let (mut ops, mut reads, mut reasons) = (Vec::with_capacity(unit.pods.len()), Vec::new(), None);
         for &pod in &unit.pods {
@@ -103,7 +103,7 @@ impl Turn<'_> {
         pipeline.choose(&pipeline.weigh(trial, pod, &admitted), draw).ok_or(why)
     }
 
-    fn order(&self) -> &[NodeId] {
+    pub(in super::super) fn order(&self) -> &[NodeId] {
         self.order.get_or_init(|| {
             let mut order: Vec<NodeId> = match self.ask.scope {
                 Some(scope) => scope.to_vec(),
