@@ -1,6 +1,6 @@
 //! Scheduling policies by name, each alone with a workload in a simulated cluster.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use super::{
     comparison::{self, Row},
@@ -9,7 +9,8 @@ use super::{
 use crate::{
     rng::Entropy,
     scheduler::{
-        Backfill, BestFit, DotProduct, Fragmentation, LeastAllocated, MinCostFlow, NodeInfo, Pipeline, TypicalPods,
+        Alignment, Backfill, BestFit, DotProduct, Fragmentation, LeastAllocated, Look, MinCostFlow, MostAllocated,
+        NodeInfo, OpportunityCost, Pipeline, Stranding, TypicalPods, WorstFit,
     },
 };
 
@@ -17,14 +18,24 @@ use crate::{
 pub const POLICIES: [&str; 6] =
     ["first-fit", "least-allocated", "kubernetes-default", "dot-product", "best-fit", "fragmentation-gradient"];
 
-/// The policies that decide on all that wait at once, over first fit, or best fit if they weigh places: each time anything changes, which takes its time if much
-/// waits.
+/// More of these, from the literature: to be compared by name.
+pub const MORE_POLICIES: [&str; 6] =
+    ["most-allocated", "worst-fit", "opportunity-cost", "alignment", "best-fit-stranding", "power-of-two"];
+
+/// The policies that decide on all that wait at once, over first fit, or best fit if they weigh places: each time anything
+/// changes, which takes its time if much waits.
 pub const QUEUE_POLICIES: [&str; 4] = ["fcfs", "easy", "conservative", "min-cost-flow"];
 
 /// The share of a workload's pods that its typical pods stand for, as FGD's authors have it.
 const TYPICAL_COVERAGE: f64 = 0.95;
 
-/// A policy of [`POLICIES`] by its name; `None` if there is none of this name. `typical` is what fragmentation is measured by.
+/// The base of the cost of what is taken: about the number of nodes in what is compared here.
+const COST_BASE: u32 = 64;
+
+const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+
+/// A policy of [`POLICIES`] or [`MORE_POLICIES`] by its name; `None` if there is none of this name. `typical` is what fragmentation is
+/// measured by.
 #[must_use]
 pub fn policy(name: &str, typical: &Arc<TypicalPods>) -> Option<Pipeline> {
     let pipeline = Pipeline::new(name).required();
@@ -38,6 +49,12 @@ pub fn policy(name: &str, typical: &Arc<TypicalPods>) -> Option<Pipeline> {
             let fragmentation = Fragmentation(Arc::clone(typical));
             pipeline.score(1, fragmentation.clone()).devices(fragmentation)
         }
+        "most-allocated" => pipeline.score(1, MostAllocated),
+        "worst-fit" => pipeline.score(1, WorstFit::default()),
+        "opportunity-cost" => pipeline.score(1, OpportunityCost { nodes: COST_BASE }),
+        "alignment" => pipeline.score(1, Alignment),
+        "best-fit-stranding" => pipeline.score(1, BestFit::default()).score(1, Stranding),
+        "power-of-two" => pipeline.score(1, LeastAllocated).look(Look::PowerOf(TWO)),
         _ => return None,
     })
 }
@@ -108,14 +125,14 @@ pub fn shuffled(nodes: &[NodeInfo], entropy: &Entropy) -> Vec<NodeInfo> {
 
 #[cfg(test)]
 mod tests {
-    use super::{POLICIES, QUEUE_POLICIES, compare, parting, policy, run};
+    use super::{MORE_POLICIES, POLICIES, QUEUE_POLICIES, compare, parting, policy, run};
     use crate::lab::workload::{Generator, gpu_nodes};
 
     #[test]
     fn every_policy_is_run_on_the_same_workloads() {
         let nodes = gpu_nodes(6);
         let workload = |seed| Generator::gpu_sharing().at_load(1.2, &nodes).days(0.1, seed);
-        let names = || POLICIES.into_iter().chain(QUEUE_POLICIES);
+        let names = || POLICIES.into_iter().chain(MORE_POLICIES).chain(QUEUE_POLICIES);
         let rows = compare(names(), &nodes, workload, &[1, 2], || ());
         assert!(rows.iter().map(|row| &*row.name).eq(names()));
         assert!(

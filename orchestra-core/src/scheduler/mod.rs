@@ -55,8 +55,9 @@ pub use relation::{Relation, RelationScore};
 #[cfg(feature = "client")]
 pub use scheduling_loop::{DEFAULT_SCHEDULER, SchedulingLoop};
 pub use score::{
-    BalancedAllocation, BestFit, DeviceClustering, DevicePacking, DotProduct, Fragmentation, ImageLocality, Largest,
-    LeastAllocated, PreferredNodeAffinity, PreferredPodAffinity, PreferredSpread, PreferredTaints, TypicalPods,
+    Alignment, BalancedAllocation, BestFit, DeviceClustering, DevicePacking, DotProduct, Fragmentation, ImageLocality,
+    Largest, LeastAllocated, MostAllocated, OpportunityCost, PreferredNodeAffinity, PreferredPodAffinity,
+    PreferredSpread, PreferredTaints, RequestedToCapacityRatio, Stranding, TypicalPods, WorstFit,
 };
 pub use snapshot::{
     Budget, DEVICE_MILLIS, DEVICES_MAX, DeviceClass, DeviceRequest, DeviceSet, HostPort, ImageView, Lineage,

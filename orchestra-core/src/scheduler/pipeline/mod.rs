@@ -1,6 +1,7 @@
 //! The Kubernetes way to schedule: rule nodes out, score the rest, take the best; a pod at a time.
 
 mod index;
+mod look;
 mod plugin;
 mod preemption;
 #[cfg(test)]
@@ -10,12 +11,15 @@ mod tests;
 mod tree;
 mod turn;
 
-use std::{cell::OnceCell, collections::BTreeMap, num::NonZeroU32};
+use std::{cell::OnceCell, collections::BTreeMap};
 
 use self::index::Index;
-pub use self::plugin::{Filter, FullestDevices, PickDevices, RandomDevices, Reads, Reason, Scale, Score};
 use self::preemption::Preempted;
 pub(super) use self::turn::Turn;
+pub use self::{
+    look::Look,
+    plugin::{Filter, FullestDevices, PickDevices, RandomDevices, Reads, Reason, Scale, Score},
+};
 use super::{
     Ask, BalancedAllocation, DevicesFit, DevicesMatch, Explanation, HostPortsFree, ImageLocality, LeastAllocated, Left,
     NodeAffinityMatches, NodeId, NodeNameMatches, NodeSchedulable, NodeView, Plan, PodAffinityMatches, PodId, Points,
@@ -36,15 +40,6 @@ pub enum Ties {
     First,
     /// Any, by the ask's seed, as in Kubernetes.
     Random,
-}
-
-/// How many nodes the pipeline looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
-    /// All.
-    All,
-    /// Until so many are feasible, from a start that the seed draws.
-    Until(NonZeroU32),
 }
 
 /// A score with its weight, and what it says of itself.
@@ -315,13 +310,16 @@ impl Pipeline {
     }
 
     /// The nodes that take a pod, as many as the pipeline looks for, and how many are ruled out for what reasons.
-    fn admit(&self, around: &[Box<dyn Filter>], trial: &Trial<'_>, pod: PodId, nodes: &[NodeId]) -> (Vec<NodeId>, Why) {
-        let enough = match self.look {
-            Look::All => usize::MAX,
-            Look::Until(count) => count.get() as usize,
-        };
+    fn admit(
+        &self,
+        around: &[Box<dyn Filter>],
+        trial: &Trial<'_>,
+        pod: PodId,
+        (nodes, draw): (&[NodeId], u64),
+    ) -> (Vec<NodeId>, Why) {
+        let enough = self.look.enough(nodes.len());
         let (mut admitted, mut why) = (Vec::new(), Why::new());
-        for &node in nodes {
+        for node in self.look.order(nodes, draw) {
             match self.against(around, trial.snapshot().pod(pod), trial.node(node)) {
                 None => admitted.push(node),
                 Some((_, reasons)) => *why.entry(reasons).or_insert(0) += 1,

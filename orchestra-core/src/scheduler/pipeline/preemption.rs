@@ -241,7 +241,7 @@ impl Preempted {
         for &pod in &unit.pods {
             let draw = mixed(seed, u64::from(pod.0));
             let around = pipeline.around(trial, pod);
-            let (admitted, _): (_, Why) = pipeline.admit(&around, trial, pod, nodes);
+            let (admitted, _): (_, Why) = pipeline.admit(&around, trial, pod, (nodes, draw));
             let Some(node) = pipeline.choose(&pipeline.weigh(trial, pod, &admitted), draw) else { continue };
             let devices = pipeline.devices.pick(snapshot.pod(pod), trial.node(node), draw);
             trial.place(pod, Place { node, devices });

@@ -4,7 +4,7 @@ use std::{cell::OnceCell, time::Duration};
 
 use super::{
     super::{Ask, Commit, NodeId, Op, Place, PodId, Step, Trial, Unit},
-    Index, Look, Pipeline, Why,
+    Index, Pipeline, Why,
     preemption::Preempted,
 };
 use crate::rng::mixed;
@@ -99,7 +99,7 @@ impl Turn<'_> {
                 return column.choose(pipeline, draw).ok_or_else(|| column.why(pipeline, view, trial));
             }
         }
-        let (admitted, why) = pipeline.admit(&around, trial, pod, self.order());
+        let (admitted, why) = pipeline.admit(&around, trial, pod, (self.order(), draw));
         pipeline.choose(&pipeline.weigh(trial, pod, &admitted), draw).ok_or(why)
     }
 
@@ -109,7 +109,7 @@ impl Turn<'_> {
                 Some(scope) => scope.to_vec(),
                 None => self.ask.snapshot.node_ids().collect(),
             };
-            if let (Look::Until(_), count @ 1..) = (self.pipeline.look, order.len()) {
+            if let (true, count @ 1..) = (self.pipeline.look.rotates(), order.len()) {
                 order.rotate_left(usize::try_from(mixed(self.ask.seed, 0) % count as u64).unwrap_or(0));
             }
             order

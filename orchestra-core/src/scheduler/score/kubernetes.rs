@@ -39,7 +39,7 @@ impl Score for LeastAllocated {
 }
 
 /// How many hundredths of `all` a part is, rounded down.
-fn percent(part: i64, all: i64) -> i64 {
+pub(super) fn percent(part: i64, all: i64) -> i64 {
     // In 64 bits wherever it fits: a division of 128 bits costs more than all else here.
     part.checked_mul(100)
         .map_or_else(|| i64::try_from(i128::from(part) * 100 / i128::from(all)).unwrap_or(0), |part| part / all)

@@ -21,7 +21,7 @@ impl Default for Largest {
 
 impl Largest {
     /// What is left on the node, and what the pod takes, of cpu and of devices; each 1 for the most there is.
-    fn shares(&self, pod: &Shape, node: &NodeView) -> [(f64, f64); 2] {
+    pub(super) fn shares(&self, pod: &Shape, node: &NodeView) -> [(f64, f64); 2] {
         let cpu = (node.allocatable.cpu - node.requested.cpu, pod.requests.cpu, self.cpu_millis);
         let wanted = i64::try_from(pod.devices.total_millis()).unwrap_or(i64::MAX);
         let devices = (device_millis_left(node), wanted, self.device_millis);
