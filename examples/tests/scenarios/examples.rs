@@ -113,14 +113,41 @@ fn policies_are_compared_in_virtual_time() {
     let [nodes, pods] = [&nodes, &pods].map(|path| path.to_str().expect("a path in UTF-8"));
     let recorded = ["--trace", "openb", "--nodes", nodes, "--pods", pods];
     assert!(lab(&recorded).status.success());
+    let said = text(&lab(&["--trace", "openb", "--nodes", "/nowhere", "--pods", pods]).stderr);
+    assert!(said.contains("--nodes: /nowhere can't be opened"), "{said}");
     std::fs::write(pods, format!("{header}p0,4000,1024,1,1001,0,60\n")).expect("a file");
     let said = text(&lab(&recorded).stderr);
     assert!(
         said.contains("--pods") && said.contains("pods.csv:2: gpu_milli: 1001 is not between 1 and 1000"),
         "{said}"
     );
-    let said = text(&lab(&["--trace", "openb", "--nodes", "/nowhere", "--pods", pods]).stderr);
-    assert!(said.contains("--nodes: /nowhere can't be opened"), "{said}");
+}
+
+#[test]
+fn policies_are_compared_on_a_trace_of_any_format() {
+    let data = tempfile::tempdir().expect("a folder");
+    let lab = |format: &str, text_of: &str, more: &[&str]| {
+        let pods = data.path().join("pods");
+        std::fs::write(&pods, text_of).expect("a file");
+        let mut command = Command::new(example("scheduler_lab"));
+        command.args(["--seeds", "1", "--trace", format, "--pods"]).arg(&pods).args(more);
+        let output = command.output().expect("the example starts");
+        (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let jobs = "vc,job_type,total_steps,arrival_s,scale_factor,duration_v100_s\na,LM,1,0,16,60\nb,LM,1,60,1,NaN\n";
+    let (done, said) = lab("philly", jobs, &[]);
+    assert!(done && said.contains("1 tasks with 16 pods; left out: 1 (no duration on a V100); 2 nodes\n"), "{said}");
+    let (done, said) = lab("philly", jobs, &["--machines", "5"]);
+    assert!(done && said.contains("; 5 nodes\n"), "{said}");
+    let (done, said) = lab("swf", "; MaxProcs: 4\n1 0 0 60 2 -1 -1 2 90 -1 1 1 1 -1 1 -1 -1 -1\n", &[]);
+    assert!(done && said.contains("1 tasks with 2 pods; 4 nodes\n"), "{said}");
+
+    let (done, said) = lab("swf", jobs, &[]);
+    assert!(!done && said.contains("--pods") && said.contains("pods:1: fields: there are "), "{said}");
+    let (done, said) = lab("philly", jobs, &["--nodes", data.path().join("pods").to_str().expect("a path in UTF-8")]);
+    assert!(!done && said.contains("--nodes") && said.contains("philly has no lists of nodes"), "{said}");
+    let (done, said) = lab("luck", jobs, &[]);
+    assert!(!done && said.contains("google2011"), "the formats there are: {said}");
 }
 
 #[test]

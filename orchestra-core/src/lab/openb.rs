@@ -5,14 +5,14 @@
 //! [`Inflation`] for the experiment. Ties go to the first node of an order that the seed draws, as in the authors' fork of
 //! kube-scheduler.
 
-use std::{collections::BTreeMap, fmt::Write as _, io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, io, path::Path, sync::Arc, time::Duration};
 
 use super::{
     inflation::{Curve, Inflation, Sample},
     parallel,
     plot::{Line, Plot, XAxis},
     statistics::Summary,
-    trace::{Table, TraceError},
+    trace::{self, Table, TraceError},
 };
 use crate::scheduler::{
     BestFit, DeviceClustering, DevicePacking, DotProduct, Fragmentation, NodeInfo, Pipeline, RandomDevices, Shape,
@@ -127,6 +127,22 @@ impl Workload {
         Self { name: name.into(), pods, typical }
     }
 
+    /// Whether a file is one of the trace's lists of pods, by its name: `openb_pod_list_*.csv`.
+    #[must_use]
+    pub fn is_in(file: &Path) -> bool {
+        list_name(file).is_some()
+    }
+
+    /// Reads a list of pods; the workload is called for what the file's name says of it.
+    ///
+    /// # Errors
+    ///
+    /// [`TraceError`] names the file, the line and the field.
+    pub fn read(input: impl io::Read, file: &str) -> Result<Self, TraceError> {
+        let pods = trace::openb::pods(input, file)?.into_iter().map(|task| task.shape).collect();
+        Ok(Self::new(list_name(Path::new(file)).unwrap_or(file), pods))
+    }
+
     /// Fills the nodes once; `None` if there is no such policy.
     #[must_use]
     pub fn run(&self, nodes: &[NodeInfo], variant: Variant, seed: u64) -> Option<Curve> {
@@ -152,8 +168,8 @@ pub struct Row {
     pub curves: Vec<Curve>,
 }
 
-/// Runs each variant on each workload with each seed, many at a time. `thread_cpu` tells the CPU time that the calling thread
-/// has used; `done` is called after each run.
+/// Runs each variant on each workload with each seed, many at a time; the rows are in the order of the workloads' names, then of the
+/// variants. `thread_cpu` tells the CPU time that the calling thread has used; `done` is called after each run.
 pub fn reproduce(
     nodes: &[NodeInfo],
     workloads: &[Workload],
@@ -161,7 +177,9 @@ pub fn reproduce(
     thread_cpu: impl Fn() -> Duration + Sync,
     done: impl Fn() + Sync,
 ) -> Vec<Row> {
-    let pairs = workloads.iter().flat_map(|workload| variants.iter().map(move |variant| (workload, *variant)));
+    let mut by_name: Vec<&Workload> = workloads.iter().collect();
+    by_name.sort_by(|a, b| a.name.cmp(&b.name));
+    let pairs = by_name.iter().flat_map(|workload| variants.iter().map(move |variant| (*workload, *variant)));
     let jobs: Vec<_> =
         pairs.clone().flat_map(|(workload, variant)| SEEDS.map(move |seed| (workload, variant, seed))).collect();
     let mut runs = parallel::run(&jobs, |(workload, variant, seed)| {
@@ -286,6 +304,11 @@ pub fn table(rows: &[Row], published: &Published) -> String {
         );
     }
     text
+}
+
+/// What the name of a list of pods says of it.
+fn list_name(file: &Path) -> Option<&str> {
+    file.file_name()?.to_str()?.strip_prefix("openb_pod_list_")?.strip_suffix(".csv")
 }
 
 #[cfg(test)]

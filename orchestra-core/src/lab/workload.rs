@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::{
     simulation::{Amounts, Arrival, Micros, Work},
-    trace::Task,
+    trace::{Task, Trace},
 };
 use crate::{
     rng::Entropy,
@@ -16,6 +16,9 @@ use crate::{
 
 /// Pods a node may have: beyond any of these workloads' bounds.
 const PODS_MAX: i64 = 1_000;
+
+/// Machines that are made up for a trace: beyond any cell known.
+const MACHINES_MAX: usize = 100_000;
 
 /// How a number is distributed; all are positive.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -241,17 +244,78 @@ pub fn gpu_nodes(count: usize) -> Vec<NodeInfo> {
         .collect()
 }
 
-/// A trace as a workload: each pod by itself, of one tenant, in the order of time. One that the trace knows no end of doesn't
-/// end.
+/// A trace as a workload, in the order of time: each task is a unit. One that the trace knows no end of doesn't end. Asked for a
+/// load, it comes as fast as that takes ([`at_load`]); else as it was recorded.
 #[must_use]
-pub fn of_trace(tasks: &[Task]) -> Vec<Arrival> {
+pub fn of_trace(tasks: &[Task], load: Option<f64>, nodes: &[NodeInfo]) -> Vec<Arrival> {
     let arrival = |task: &Task| {
-        let work = Work::new(Arc::clone(&task.shape), task.runs.map(Micros::from));
-        Arrival::pod(task.name.clone(), task.arrives.into(), work)
+        let estimate = task.estimated.map(Micros::from);
+        let work = Work { estimate, ..Work::new(Arc::clone(&task.shape), task.runs.map(Micros::from)) };
+        Arrival {
+            at: task.arrives.into(),
+            name: task.name.clone(),
+            queue: task.queue.clone(),
+            priority: task.priority,
+            pods: vec![work; task.pods],
+            pods_min: task.pods_min,
+        }
     };
     let mut arrivals: Vec<Arrival> = tasks.iter().map(arrival).collect();
     arrivals.sort_by_key(|arrival| arrival.at);
-    arrivals
+    if let Some(load) = load { at_load(arrivals, load, nodes) } else { arrivals }
+}
+
+/// `count` machines like those a trace was recorded on, each no smaller than its largest pod. If nobody says how many, the nodes
+/// that the trace tells of; and if it tells of none, so many machines that it asks for all of them in the mean over the time in
+/// which it comes, or that its largest gang has room, up to 100,000.
+#[must_use]
+pub fn nodes_of_trace(trace: &Trace, count: Option<usize>) -> Vec<NodeInfo> {
+    if !trace.nodes.is_empty() && count.is_none() {
+        return trace.nodes.clone();
+    }
+    let mut machine = trace.machine.clone();
+    for Task { shape, .. } in &trace.tasks {
+        machine.allocatable.maximum(&shape.requests);
+        machine.devices = machine.devices.max(shape.devices.count);
+    }
+    let count = count.unwrap_or_else(|| {
+        let one = [machine.clone()];
+        let asked = asked(&of_trace(&trace.tasks, None, &[]), 1.0, Amounts::capacity(&one));
+        // A sum of fractions that should be whole may be a little more.
+        let asked = (asked - 1e-9).ceil() as usize;
+        let whole = trace.tasks.iter().map(|task| task.pods_min.div_ceil(room(&machine, &task.shape))).max();
+        asked.max(whole.unwrap_or(1)).clamp(1, MACHINES_MAX)
+    });
+    (0..count).map(|at| NodeInfo { name: format!("node-{at:05}").into(), ..machine.clone() }).collect()
+}
+
+/// How many pods of a shape an empty node has room for; at least 1.
+fn room(node: &NodeInfo, shape: &Shape) -> usize {
+    let (has, takes) = (Amounts::capacity(std::slice::from_ref(node)), Amounts::of(shape));
+    let devices = DEVICE_MILLIS.checked_div(shape.devices.millis).map(|each| i64::from(each) * i64::from(node.devices));
+    let fits = [
+        has.cpu.checked_div(takes.cpu),
+        has.memory.checked_div(takes.memory),
+        devices.and_then(|devices| devices.checked_div(shape.devices.count.into())),
+        Some(node.allocatable.pods),
+    ];
+    fits.into_iter().flatten().min().and_then(|least| usize::try_from(least).ok()).unwrap_or(1).max(1)
+}
+
+/// How much of what there is a workload asks for in the mean over the time in which it comes, if that is so many times as long, and
+/// each pod gets a place at once: of the resource of which that is most. Of a workload that comes all at once, what it asks for
+/// then.
+fn asked(arrivals: &[Arrival], times: f64, capacity: Amounts) -> f64 {
+    let span = arrivals.last().map_or(0.0, |last| last.at.seconds());
+    let mut sums = [0.0; 3];
+    for (at, work) in arrivals.iter().flat_map(|arrival| arrival.pods.iter().map(|work| (arrival.at, work))) {
+        let left = (span - at.seconds()) * times;
+        let lasts = work.runs.map_or(left, |runs| runs.seconds().min(left));
+        let share_of_time = if span > 0.0 { lasts / (span * times) } else { 1.0 };
+        let shares = Amounts::of(&work.shape).shares(capacity);
+        sums.iter_mut().zip(shares).for_each(|(sum, share)| *sum += share * share_of_time);
+    }
+    sums.into_iter().fold(0.0, f64::max)
 }
 
 /// A workload that comes faster or slower, so that it asks for so much as a multiple of what the nodes have: in the mean over the
@@ -260,24 +324,14 @@ pub fn of_trace(tasks: &[Task]) -> Vec<Arrival> {
 #[must_use]
 pub fn at_load(mut arrivals: Vec<Arrival>, load: f64, nodes: &[NodeInfo]) -> Vec<Arrival> {
     let (capacity, span) = (Amounts::capacity(nodes), arrivals.last().map_or(0.0, |last| last.at.seconds()));
-    let asked = |times: f64| {
-        let mut sums = [0.0; 3];
-        for (at, work) in arrivals.iter().flat_map(|arrival| arrival.pods.iter().map(|work| (arrival.at, work))) {
-            let left = (span - at.seconds()) * times;
-            let share_of_time = work.runs.map_or(left, |runs| runs.seconds().min(left)) / (span * times);
-            let shares = Amounts::of(&work.shape).shares(capacity);
-            sums.iter_mut().zip(shares).for_each(|(sum, share)| *sum += share * share_of_time);
-        }
-        sums.into_iter().fold(0.0, f64::max)
-    };
-    if span <= 0.0 || asked(1.0) <= 0.0 {
+    if span <= 0.0 || asked(&arrivals, 1.0, capacity) <= 0.0 {
         return arrivals;
     }
     // The faster it comes, the more it asks for: halve the interval between a millionth and a million times as slow.
     let (mut low, mut high) = (-6.0, 6.0);
     for _ in 0..50 {
         let middle = f64::midpoint(low, high);
-        if asked(10_f64.powf(middle)) > load { low = middle } else { high = middle }
+        if asked(&arrivals, 10_f64.powf(middle), capacity) > load { low = middle } else { high = middle }
     }
     let times = 10_f64.powf(high);
     arrivals.iter_mut().for_each(|arrival| arrival.at = Micros::from_seconds(arrival.at.seconds() * times));
@@ -296,7 +350,7 @@ fn shape(cpu: i64, gibibytes: i64, devices: DeviceRequest) -> Arc<Shape> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Distribution, Generator, Micros, gpu_nodes, of_trace, omega_nodes};
+    use super::{Distribution, Generator, Micros, gpu_nodes, nodes_of_trace, of_trace, omega_nodes};
     use crate::{
         lab::{metrics::Metrics, policies, simulation::Amounts, statistics::Summary, trace},
         rng::Entropy,
@@ -365,8 +419,22 @@ mod tests {
         let pods = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,creation_time,deletion_time\n\
                     late,1,1,0,0,30,50\nearly,1,1,0,0,10,\n";
         let tasks = trace::openb::pods(pods.as_bytes(), "pods").expect("pods");
-        let arrivals = of_trace(&tasks);
+        let arrivals = of_trace(&tasks, None, &[]);
         let seen: Vec<_> = arrivals.iter().map(|one| (&*one.name, one.at.seconds(), one.pods[0].runs)).collect();
         assert_eq!(seen, [("early", 10.0, None), ("late", 30.0, Some(Micros::from_seconds(20.0)))]);
+    }
+
+    #[test]
+    fn a_trace_without_nodes_gets_as_many_as_it_asks_for() {
+        let header = "vc,job_type,total_steps,arrival_s,scale_factor,duration_v100_s\n";
+        let read = |jobs: &str| trace::philly::jobs(format!("{header}{jobs}").as_bytes(), "jobs").expect("jobs");
+        let nodes = |jobs: &str, count| nodes_of_trace(&read(jobs), count).len();
+        assert_eq!(nodes("a,LM,1,0,4,50\nb,LM,1,100,1,1\n", None), 1, "4 of 8 devices for half of the time");
+        assert_eq!(nodes("a,LM,1,0,4,80\na,LM,1,0,8,80\na,LM,1,0,8,80\nb,LM,1,100,1,1\n", None), 2);
+        assert_eq!(nodes("a,LM,1,0,17,1\nb,LM,1,100,1,1\n", None), 3, "a gang of 17 has room on 3 machines");
+        assert_eq!(nodes("a,LM,1,0,17,1\n", Some(7)), 7);
+        assert_eq!(nodes("", None), 1);
+        let arrivals = of_trace(&read("a,LM,1,0,17,1\n").tasks, None, &[]);
+        assert_eq!((arrivals[0].pods.len(), arrivals[0].pods_min, &*arrivals[0].queue), (17, 17, "a"));
     }
 }

@@ -2,11 +2,13 @@
 
 use std::{io, time::Duration};
 
-use super::{Row, Table, Task, TraceError};
-use crate::scheduler::{DEVICE_MILLIS, DEVICES_MAX, DeviceRequest, NodeInfo, Resources, Shape};
+use super::{Row, Table, Task, Trace, TraceError, machine, shape};
+use crate::scheduler::{DEVICE_MILLIS, DEVICES_MAX, DeviceRequest, NodeInfo};
 
-/// Pods a node may have: the trace has no bound, so that this one is beyond any.
-const PODS_MAX: i64 = 10_000;
+/// What a node is taken for if there is no list of them: the largest of the trace's, but for its memory.
+const MACHINE_CPU_MILLIS: i64 = 128_000;
+const MACHINE_MEMORY_BYTES: i64 = 768 << 30;
+const MACHINE_DEVICES: u8 = 8;
 
 /// Reads a list of nodes: `sn,cpu_milli,memory_mib,gpu,model`.
 ///
@@ -15,19 +17,10 @@ const PODS_MAX: i64 = 10_000;
 /// [`TraceError`] names the file, the line and the field.
 pub fn nodes(input: impl io::Read, file: &str) -> Result<Vec<NodeInfo>, TraceError> {
     Table::new(input, file, &["sn", "cpu_milli", "memory_mib", "gpu", "model"])?.rows(|row| {
-        let resources = Resources {
-            cpu: row.number("cpu_milli", 0, i64::MAX)?,
-            memory: mebibytes(row)?,
-            pods: PODS_MAX,
-            ..Resources::default()
-        };
-        Ok(NodeInfo {
-            name: row.text("sn").into(),
-            allocatable: resources,
-            devices: row.number("gpu", 0, DEVICES_MAX as u8)?,
-            device_model: row.text("model").into(),
-            ..NodeInfo::default()
-        })
+        let (cpu, memory) = (row.number("cpu_milli", 0, i64::MAX)?, mebibytes(row)?);
+        let devices = row.number("gpu", 0, DEVICES_MAX as u8)?;
+        let node = machine(row.text("sn"), cpu, memory, devices);
+        Ok(NodeInfo { device_model: row.text("model").into(), ..node })
     })
 }
 
@@ -39,12 +32,7 @@ pub fn nodes(input: impl io::Read, file: &str) -> Result<Vec<NodeInfo>, TraceErr
 /// [`TraceError`] names the file, the line and the field.
 pub fn pods(input: impl io::Read, file: &str) -> Result<Vec<Task>, TraceError> {
     Table::new(input, file, &["name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli"])?.rows(|row| {
-        let requests = Resources {
-            cpu: row.number("cpu_milli", 0, i64::MAX)?,
-            memory: mebibytes(row)?,
-            pods: 1,
-            ..Resources::default()
-        };
+        let (cpu, memory) = (row.number("cpu_milli", 0, i64::MAX)?, mebibytes(row)?);
         let time = |column: &str| -> Result<Option<Duration>, TraceError> {
             if row.text(column).is_empty() {
                 Ok(None)
@@ -54,14 +42,18 @@ pub fn pods(input: impl io::Read, file: &str) -> Result<Vec<Task>, TraceError> {
         };
         let arrives = time("creation_time")?;
         let ends = time("deletion_time")?;
-        let shape = Shape { weighed_requests: requests.clone(), requests, devices: devices(row)?, ..Shape::default() };
         Ok(Task {
-            name: row.text("name").into(),
-            shape: shape.into(),
             arrives: arrives.unwrap_or_default(),
             runs: arrives.zip(ends).and_then(|(arrives, ends)| ends.checked_sub(arrives)),
+            ..Task::pod(row.text("name"), shape(cpu, memory, devices(row)?))
         })
     })
+}
+
+/// The pods as a trace.
+pub(super) fn trace(tasks: Vec<Task>) -> Trace {
+    let machine = machine("", MACHINE_CPU_MILLIS, MACHINE_MEMORY_BYTES, MACHINE_DEVICES);
+    Trace { tasks, machine, ..Trace::default() }
 }
 
 fn mebibytes(row: &Row<'_>) -> Result<i64, TraceError> {
