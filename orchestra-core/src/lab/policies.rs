@@ -9,8 +9,8 @@ use super::{
 use crate::{
     rng::Entropy,
     scheduler::{
-        Alignment, Backfill, BestFit, DotProduct, Fragmentation, LeastAllocated, Look, MinCostFlow, MostAllocated,
-        NodeInfo, OpportunityCost, Pipeline, Stranding, TypicalPods, WorstFit,
+        Alignment, Backfill, BestFit, DotProduct, FairShare, Fragmentation, LeastAllocated, Look, MinCostFlow,
+        MostAllocated, NodeInfo, OpportunityCost, Pipeline, Stranding, TypicalPods, WorstFit,
     },
 };
 
@@ -24,7 +24,7 @@ pub const MORE_POLICIES: [&str; 6] =
 
 /// The policies that decide on all that wait at once, over first fit, or best fit if they weigh places: each time anything
 /// changes, which takes its time if much waits.
-pub const QUEUE_POLICIES: [&str; 4] = ["fcfs", "easy", "conservative", "min-cost-flow"];
+pub const QUEUE_POLICIES: [&str; 5] = ["fcfs", "easy", "conservative", "min-cost-flow", "drf"];
 
 /// The share of a workload's pods that its typical pods stand for, as FGD's authors have it.
 const TYPICAL_COVERAGE: f64 = 0.95;
@@ -68,6 +68,7 @@ pub fn agent(name: &str, typical: &Arc<TypicalPods>) -> Option<Agent> {
         "easy" => Agent::new(Backfill::easy(first_fit()?)).whole_queue(),
         "conservative" => Agent::new(Backfill::conservative(first_fit()?)).whole_queue(),
         "min-cost-flow" => Agent::new(MinCostFlow::by(policy("best-fit", typical)?)).whole_queue(),
+        "drf" => Agent::new(FairShare::dominant(first_fit()?, [])).whole_queue(),
         name => Agent::new(policy(name, typical)?),
     })
 }

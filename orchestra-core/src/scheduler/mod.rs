@@ -6,6 +6,7 @@
 mod applier;
 mod backfill;
 mod explanation;
+mod fair;
 mod filter;
 mod first_fit;
 mod flow;
@@ -37,6 +38,7 @@ mod wording;
 pub use applier::{Refusal, apply, commit};
 pub use backfill::Backfill;
 pub use explanation::{Explanation, Points, Verdict};
+pub use fair::{FairShare, Quota};
 pub use filter::{
     DevicesFit, DevicesMatch, HostPortsFree, NodeAffinityMatches, NodeNameMatches, NodeSchedulable, ResourcesFit,
     TaintsTolerated,

@@ -3,4 +3,5 @@
 mod api;
 mod backfilling;
 mod control;
+mod fairness;
 mod lab;

@@ -105,7 +105,8 @@ impl Cell {
             let shape = Arc::clone(&work.shape);
             self.related |= shape.affinity.is_some() || !shape.spread.is_empty();
             let runs = work.estimate.or(work.runs).map(|runs| Duration::from_micros(runs.0));
-            let pod = self.snapshot.add(PodView { runs, ..PodView::new("", Arc::clone(&shape)) });
+            let queue = queue.clone();
+            let pod = self.snapshot.add(PodView { runs, queue, ..PodView::new("", Arc::clone(&shape)) });
             let at = pod.0 as usize;
             self.owners.resize(self.owners.len().max(at + 1), (0, 0));
             self.owners[at] = (unit, member);

@@ -101,6 +101,8 @@ pub struct PodView {
     pub uid: Box<str>,
     /// Whether it is on its way out.
     pub terminating: bool,
+    /// The tenant's queue it came by: its namespace, unless somebody says otherwise. For fairness: filters and scores don't see it.
+    pub queue: Box<str>,
     /// How long it runs at most, by what its owner says (`activeDeadlineSeconds`); `None` if nobody knows an end. For schedulers
     /// that look ahead: filters and scores don't see it.
     pub runs: Option<Duration>,
@@ -123,6 +125,7 @@ impl PodView {
         Self {
             runs: seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs),
             started: pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0),
+            queue: pod.metadata.namespace.as_deref().unwrap_or_default().into(),
             name: pod.metadata.name.as_deref().unwrap_or_default().into(),
             uid: pod.metadata.uid.as_deref().unwrap_or_default().into(),
             terminating: pod.metadata.deletion_timestamp.is_some(),
