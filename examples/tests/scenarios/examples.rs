@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use super::process::{SeparateCluster, example, has_kubectl, text};
+use super::process::{SeparateCluster, example, has_kubectl, has_python, text};
 
 fn ends_with(name: &str, last: &str) {
     let output = Command::new(example(name)).output().expect("the example starts");
@@ -165,6 +165,25 @@ fn three_paradigms_are_compared_on_one_workload() {
     }
     let picture = std::fs::read_to_string(out.path().join("paradigms-conflict_fraction.svg")).expect("a picture");
     assert!(picture.contains("optimistic"));
+}
+
+#[test]
+fn a_policy_in_python_decides_as_the_one_built_in() {
+    if !has_python() {
+        return;
+    }
+    ends_with("python_policy", " decisions, all of them the same");
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = |program: &str| {
+        let file = folder.path().join("policy.py");
+        std::fs::write(&file, program).expect("a file");
+        let output = Command::new(example("python_policy")).arg("--program").arg(&file).output().expect("it starts");
+        (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+    };
+    let (done, said) = run("for line in __import__('sys').stdin:\n    print('nothing', flush=True)\n");
+    assert!(!done && said.contains("the policy's answer is no plan: "), "{said}");
+    let (done, said) = run("");
+    assert!(!done && said.contains("the policy's program has ended without an answer"), "{said}");
 }
 
 #[test]

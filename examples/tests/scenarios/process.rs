@@ -32,6 +32,16 @@ pub(crate) fn has_kubectl() -> bool {
     there
 }
 
+/// Whether the tests that run a program in Python can; where they can't, that is printed, and fails in CI.
+pub(crate) fn has_python() -> bool {
+    let there = Command::new("python3").arg("--version").output().is_ok();
+    if !there {
+        assert!(std::env::var_os("CI").is_none(), "python3 is missing");
+        println!("skipped: python3 is not on the PATH");
+    }
+    there
+}
+
 /// A running cluster example; dropped, it is asked to stop, and waited for.
 pub(crate) struct Cluster {
     child: Child,

@@ -6,6 +6,7 @@
 mod applier;
 mod backfill;
 mod explanation;
+mod external;
 mod fair;
 mod filter;
 mod first_fit;
@@ -38,6 +39,7 @@ mod wording;
 pub use applier::{Refusal, apply, commit};
 pub use backfill::Backfill;
 pub use explanation::{Explanation, Points, Verdict};
+pub use external::{External, Fault, Faults, PROTOCOL_VERSION};
 pub use fair::{FairShare, Quota};
 pub use filter::{
     DevicesFit, DevicesMatch, HostPortsFree, NodeAffinityMatches, NodeNameMatches, NodeSchedulable, ResourcesFit,
