@@ -5,6 +5,7 @@
 
 mod applier;
 mod backfill;
+mod descheduler;
 mod explanation;
 mod external;
 mod fair;
@@ -38,6 +39,7 @@ mod wording;
 
 pub use applier::{Refusal, apply, commit};
 pub use backfill::Backfill;
+pub use descheduler::{Descheduler, Measure, OverUtilization};
 pub use explanation::{Explanation, Points, Verdict};
 pub use external::{External, Fault, Faults, PROTOCOL_VERSION};
 pub use fair::{FairShare, Quota};
