@@ -40,7 +40,7 @@ struct Args {
     /// The trace's list of nodes, if it has one in a file of its own.
     #[arg(long, requires = "trace")]
     nodes: Option<PathBuf>,
-    /// Run the trace on so many machines like its own; if it has no nodes, on as many as it asks for unless said.
+    /// Run the trace on so many machines like its own; if it has no nodes, on as many as suit it unless said.
     #[arg(long, requires = "trace", conflicts_with = "nodes", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     machines: Option<u32>,
     /// The load in hundredths of what the nodes have; 110 unless said, and for a trace as it was recorded.

@@ -20,6 +20,9 @@ const PODS_MAX: i64 = 1_000;
 /// Machines that are made up for a trace: beyond any cell known.
 const MACHINES_MAX: usize = 100_000;
 
+/// Which share of them a trace asks for in the mean: what comes in bursts would wait for most of the time if it asked for all.
+const ASKED_SHARE: f64 = 0.4;
+
 /// How a number is distributed; all are positive.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Distribution {
@@ -266,8 +269,8 @@ pub fn of_trace(tasks: &[Task], load: Option<f64>, nodes: &[NodeInfo]) -> Vec<Ar
 }
 
 /// `count` machines like those a trace was recorded on, each no smaller than its largest pod. If nobody says how many, the nodes
-/// that the trace tells of; and if it tells of none, so many machines that it asks for all of them in the mean over the time in
-/// which it comes, or that its largest gang has room, up to 100,000.
+/// that the trace tells of; and if it tells of none, so many machines that it asks for 40 % of them in the mean over the time in
+/// which it comes, which leaves room for bursts, or that its largest gang has room; up to 100,000.
 #[must_use]
 pub fn nodes_of_trace(trace: &Trace, count: Option<usize>) -> Vec<NodeInfo> {
     if !trace.nodes.is_empty() && count.is_none() {
@@ -282,7 +285,7 @@ pub fn nodes_of_trace(trace: &Trace, count: Option<usize>) -> Vec<NodeInfo> {
         let one = [machine.clone()];
         let asked = asked(&of_trace(&trace.tasks, None, &[]), 1.0, Amounts::capacity(&one));
         // A sum of fractions that should be whole may be a little more.
-        let asked = (asked - 1e-9).ceil() as usize;
+        let asked = (asked / ASKED_SHARE - 1e-9).ceil() as usize;
         let whole = trace.tasks.iter().map(|task| task.pods_min.div_ceil(room(&machine, &task.shape))).max();
         asked.max(whole.unwrap_or(1)).clamp(1, MACHINES_MAX)
     });
@@ -429,8 +432,8 @@ mod tests {
         let header = "vc,job_type,total_steps,arrival_s,scale_factor,duration_v100_s\n";
         let read = |jobs: &str| trace::philly::jobs(format!("{header}{jobs}").as_bytes(), "jobs").expect("jobs");
         let nodes = |jobs: &str, count| nodes_of_trace(&read(jobs), count).len();
-        assert_eq!(nodes("a,LM,1,0,4,50\nb,LM,1,100,1,1\n", None), 1, "4 of 8 devices for half of the time");
-        assert_eq!(nodes("a,LM,1,0,4,80\na,LM,1,0,8,80\na,LM,1,0,8,80\nb,LM,1,100,1,1\n", None), 2);
+        assert_eq!(nodes("a,LM,1,0,4,50\nb,LM,1,100,1,1\n", None), 1, "a quarter of one");
+        assert_eq!(nodes("a,LM,1,0,4,80\na,LM,1,0,8,80\na,LM,1,0,8,80\nb,LM,1,100,1,1\n", None), 5);
         assert_eq!(nodes("a,LM,1,0,17,1\nb,LM,1,100,1,1\n", None), 3, "a gang of 17 has room on 3 machines");
         assert_eq!(nodes("a,LM,1,0,17,1\n", Some(7)), 7);
         assert_eq!(nodes("", None), 1);
