@@ -30,6 +30,22 @@ fn a_critical_pod_takes_the_place_of_less_important_ones() {
 }
 
 #[test]
+fn a_configuration_that_means_nothing_is_named_by_its_field() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("scheduler.yaml");
+    let body =
+        "{apiVersion: kubescheduler.config.k8s.io/v1, kind: KubeSchedulerConfiguration, percentageOfNodesToScore: 200}";
+    std::fs::write(&file, body).expect("written");
+    let said = |file: &std::path::Path| {
+        let output = Command::new(example("scheduler")).arg("--config").arg(file).output().expect("it starts");
+        assert!(!output.status.success());
+        text(&output.stderr)
+    };
+    assert!(said(&file).contains("percentageOfNodesToScore: 200 is not between 0 and 100"), "{}", said(&file));
+    assert!(said("/nowhere".as_ref()).contains("--config: /nowhere can't be read"));
+}
+
+#[test]
 fn own_implementations_pass_their_suites() {
     ends_with("own_store", "79 laws and rules hold for ListStore");
     ends_with("own_controller", "3 laws hold for service-address");

@@ -22,6 +22,8 @@ mod snapshot;
 mod topology_spread;
 mod trial;
 
+#[cfg(feature = "client")]
+pub mod configuration;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 #[cfg(feature = "client")]

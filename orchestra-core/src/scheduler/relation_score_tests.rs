@@ -54,9 +54,9 @@ fn a_pod_is_drawn_to_whom_it_likes_and_away_from_whom_it_does_not() {
     let running = [pod(FIRST, Some("machine1"), &none), pod(SECOND, Some("machine2"), &none)];
     let with = |waiting: Pod| [running[0].clone(), running[1].clone(), waiting];
     let near = pod(FIRST, None, &preferred("podAffinity", 5, "S1"));
-    assert_eq!(points(&PreferredPodAffinity, &regions(), &with(near)), [100, 0, 0]);
+    assert_eq!(points(&PreferredPodAffinity::default(), &regions(), &with(near)), [100, 0, 0]);
     let far = pod(FIRST, None, &preferred("podAntiAffinity", 5, "S1"));
-    assert_eq!(points(&PreferredPodAffinity, &regions(), &with(far)), [0, 100, 100]);
+    assert_eq!(points(&PreferredPodAffinity::default(), &regions(), &with(far)), [0, 100, 100]);
 }
 
 #[test]
@@ -64,14 +64,14 @@ fn a_pod_is_drawn_to_who_likes_it_and_to_who_has_to_be_near_it() {
     let waiting = || pod(FIRST, None, &json!({}));
     let likes = |weight| preferred("podAffinity", weight, "S1");
     let running = [pod(SECOND, Some("machine1"), &likes(3)), pod(SECOND, Some("machine2"), &likes(6)), waiting()];
-    assert_eq!(points(&PreferredPodAffinity, &regions(), &running), [50, 100, 0]);
+    assert_eq!(points(&PreferredPodAffinity::default(), &regions(), &running), [50, 100, 0]);
     let required = json!({ "affinity": { "podAffinity": {
         "requiredDuringSchedulingIgnoredDuringExecution": [term("S1")] } } });
     let running = [pod(SECOND, Some("machine1"), &required), waiting()];
-    assert_eq!(points(&PreferredPodAffinity, &regions(), &running), [100, 0, 0]);
+    assert_eq!(points(&PreferredPodAffinity::default(), &regions(), &running), [100, 0, 0]);
     let dislikes = preferred("podAntiAffinity", 3, "S1");
     let running = [pod(SECOND, Some("machine1"), &dislikes), waiting()];
-    assert_eq!(points(&PreferredPodAffinity, &regions(), &running), [0, 100, 100]);
+    assert_eq!(points(&PreferredPodAffinity::default(), &regions(), &running), [0, 100, 100]);
 }
 
 fn spread(keys: &[&str]) -> Value {

@@ -113,7 +113,7 @@ impl Pipeline {
             .score(2, PreferredNodeAffinity)
             .score(1, ImageLocality)
             .relation_score(2, PreferredSpread)
-            .relation_score(2, PreferredPodAffinity)
+            .relation_score(2, PreferredPodAffinity::default())
             .ties(Ties::Random)
             .preempting()
     }

@@ -6,14 +6,23 @@ use k8s_openapi::api::core::v1::{Affinity, PodAffinityTerm, WeightedPodAffinityT
 
 use crate::scheduler::{NodeId, NodeView, PodId, PodView, RelationScore, Scale, Snapshot, Trial, relation::Peers};
 
-/// What a required term of a pod that is there counts for, who is wanted by it; kube-scheduler's default
-/// (`hardPodAffinityWeight`).
-const REQUIRED_WEIGHT: i64 = 1;
-
 /// Prefers nodes near pods that the pod likes, or that like it, and far from those that either doesn't: the sum of the weights of
 /// the terms that match, over all pods of the node's topologies.
 #[derive(Clone, Copy, Debug)]
-pub struct PreferredPodAffinity;
+pub struct PreferredPodAffinity {
+    /// What a required term of a pod that is there counts for, if it selects the one that comes: 0 to 100
+    /// (`hardPodAffinityWeight`).
+    pub required_weight: i64,
+    /// Whether what pods that are there prefer counts, too (the contrary of `ignorePreferredTermsOfExistingPods`).
+    pub heeds_those_there: bool,
+}
+
+impl Default for PreferredPodAffinity {
+    /// As kube-scheduler's defaults have it: 1, and it does.
+    fn default() -> Self {
+        Self { required_weight: 1, heeds_those_there: true }
+    }
+}
 
 /// A term by which one pod likes others near it, or not.
 struct Leaning {
@@ -45,7 +54,9 @@ impl RelationScore for PreferredPodAffinity {
             let (other, node) = (snapshot.pod(other), snapshot.node(node));
             own.iter().filter(|leaning| leaning.peers.include(other)).for_each(|leaning| add(leaning, node));
             if leans(other) {
-                let theirs = own_leanings(other, snapshot).chain(required_of(other, snapshot));
+                let preferred = self.heeds_those_there.then(|| own_leanings(other, snapshot));
+                let required = required_of(other, self.required_weight, snapshot);
+                let theirs = preferred.into_iter().flatten().chain(required);
                 theirs.filter(|leaning| leaning.peers.include(view)).for_each(|leaning| add(&leaning, node));
             }
         }
@@ -91,10 +102,10 @@ fn own_leanings<'a>(pod: &'a PodView, snapshot: &'a Snapshot) -> impl Iterator<I
 }
 
 /// What a pod requires to be near of, as it likes it when more of these come.
-fn required_of<'a>(pod: &'a PodView, snapshot: &'a Snapshot) -> impl Iterator<Item = Leaning> + use<'a> {
+fn required_of<'a>(pod: &'a PodView, weight: i64, snapshot: &'a Snapshot) -> impl Iterator<Item = Leaning> + use<'a> {
     let affinity = pod.affinity.as_ref().and_then(|affinity| affinity.pod_affinity.as_ref());
     let required = affinity.and_then(|near| near.required_during_scheduling_ignored_during_execution.as_ref());
-    required.into_iter().flatten().map(move |term| leaning(term, REQUIRED_WEIGHT, pod, snapshot))
+    required.into_iter().flatten().map(move |term| leaning(term, weight, pod, snapshot))
 }
 
 fn leaning(term: &PodAffinityTerm, weight: i64, owner: &PodView, snapshot: &Snapshot) -> Leaning {

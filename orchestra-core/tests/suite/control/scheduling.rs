@@ -5,14 +5,14 @@ use std::{sync::Arc, time::Duration};
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::{
     Api, Client,
-    api::{ListParams, Patch, PatchParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams},
 };
 use orchestra_core::{
     clock::TokioClock,
     control_plane::ControlPlane,
     informer::Informers,
     rng::Entropy,
-    scheduler::{Pipeline, SchedulingLoop, Snapshot, Verdict},
+    scheduler::{Pipeline, SchedulingLoop, Snapshot, Verdict, configuration},
 };
 use orchestra_store::MemoryStore;
 use serde_json::{Value, json};
@@ -187,6 +187,41 @@ async fn a_pod_that_ends_makes_room_for_the_next() {
     pods.patch_status("first", &PatchParams::default(), &Patch::Merge(patch)).await.expect("ended");
     seconds(1).await;
     assert_eq!(node_of(&client, "second").await.as_deref(), Some("n1"));
+}
+
+/// Each profile serves the pods that call it by name, on what the others have left.
+#[tokio::test(start_paused = true)]
+async fn profiles_are_never_in_each_others_way() {
+    let client = world::empty();
+    world::create(&client, world::node("n1", "True")).await;
+    for (name, scheduler) in [("a", "default-scheduler"), ("b", "packer"), ("c", "nobody")] {
+        let mut pod = waiting(name, "3");
+        pod["spec"]["schedulerName"] = scheduler.into();
+        world::create(&client, pod).await;
+    }
+    let configuration = "
+apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+profiles:
+- schedulerName: packer
+  pluginConfig: [{ name: NodeResourcesFit, args: { scoringStrategy: { type: MostAllocated } } }]
+";
+    let [packer] = &mut configuration::read(configuration).expect("a configuration")[..] else { panic!("one profile") };
+    let packer = std::mem::replace(&mut packer.pipeline, Pipeline::new("none"));
+    let (informers, clock) = (Informers::new(client.clone()), Arc::new(TokioClock::default()));
+    let default = Box::new(Pipeline::kubernetes_default());
+    let scheduling = SchedulingLoop::new(client.clone(), &informers, default, clock, Entropy::seeded(3));
+    tokio::spawn(scheduling.profile("packer", Box::new(packer)).run());
+    seconds(30).await;
+    assert_eq!(node_of(&client, "a").await.as_deref(), Some("n1"));
+    assert_eq!((node_of(&client, "b").await, node_of(&client, "c").await), (None, None));
+    let failed = failures(&client).await;
+    let told: Vec<_> = failed.iter().map(|event| (&event.involved_object.name, &event.reporting_component)).collect();
+    assert_eq!(told, [(&Some("b".into()), &Some("packer".into()))], "by whom it was looked at, and no other");
+    let pods = Api::<Pod>::default_namespaced(client.clone());
+    pods.delete("a", &DeleteParams::default().grace_period(0)).await.expect("it was there");
+    seconds(30).await;
+    assert_eq!(node_of(&client, "b").await.as_deref(), Some("n1"));
 }
 
 #[tokio::test(start_paused = true)]
