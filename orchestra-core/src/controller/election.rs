@@ -253,7 +253,7 @@ impl LeaderElection {
     async fn acquire(&self, seen: &mut Seen) -> Instant {
         loop {
             let next = Instant::now() + self.retry_wait();
-            match timeout_at(Instant::now() + self.timing.renew_deadline, self.attempt(seen)).await {
+            match timeout_at(Instant::now() + self.timing.renew_deadline, self.attempt(seen, true)).await {
                 Ok(Ok(Some(held_until))) if held_until > Instant::now() => return held_until,
                 Ok(Err(error)) => tracing::debug!(lease = self.name, %error, "not acquired"),
                 _ => {}
@@ -266,7 +266,11 @@ impl LeaderElection {
     async fn renew(&self, seen: &mut Seen, mut held_until: Instant) {
         loop {
             sleep_until(held_until.min(Instant::now() + self.retry_wait())).await;
-            match timeout_at(held_until, self.attempt(seen)).await {
+            // A process that was paused finds its deadline passed, and an answer that came in time all the same.
+            if Instant::now() >= held_until {
+                return;
+            }
+            match timeout_at(held_until, self.attempt(seen, false)).await {
                 Ok(Ok(Some(until))) => held_until = until,
                 Ok(Err(error)) if Instant::now() < held_until => {
                     tracing::debug!(lease = self.name, %error, "not renewed");
@@ -276,8 +280,9 @@ impl LeaderElection {
         }
     }
 
-    /// Reads the lease and does what is to be done; until when this candidate may act, if it holds the lease now.
-    async fn attempt(&self, seen: &mut Seen) -> kube::Result<Option<Instant>> {
+    /// Reads the lease and does what is to be done; until when this candidate may act, if it holds the lease now. A lease that is
+    /// another's, or free, is taken only if `takes`: who leads, and finds it so, has lost it, as others may have led meanwhile.
+    async fn attempt(&self, seen: &mut Seen, takes: bool) -> kube::Result<Option<Instant>> {
         // Others count from when they see the write, which can't be before this.
         let sent = Instant::now();
         let lease = self.api.get_opt(&self.name).await?;
@@ -287,6 +292,7 @@ impl LeaderElection {
         let mut new = spec.clone().unwrap_or_default();
         match decide(spec.as_ref(), unchanged_for, &self.identity) {
             Step::Wait => return Ok(None),
+            Step::Take { .. } if !takes => return Ok(None),
             Step::Renew => {}
             Step::Take { transitions } => {
                 new.acquire_time = Some(now.clone());

@@ -9,12 +9,16 @@ use std::{
 };
 
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::{Api, Client};
+use kube::{
+    Api, Client,
+    api::{Patch, PatchParams},
+};
 use orchestra_core::{
     clock::{Timestamp, TokioClock},
     controller::{LeaderElection, election::ELECTION_NAMESPACE},
     rng::Entropy,
 };
+use serde_json::json;
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{network::Network, world};
@@ -72,6 +76,21 @@ async fn lease(client: &Client) -> (String, i32) {
 
 async fn seconds(count: u64) {
     tokio::time::sleep(Duration::from_secs(count)).await;
+}
+
+/// Between two looks at its lease others may have led, and have given it up again.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_finds_its_lease_free_has_lost_it() {
+    let client = world::empty();
+    let election = candidate(client.clone(), 1);
+    let led = tokio::spawn(async move { election.led(std::future::pending::<()>()).await });
+    seconds(1).await;
+    let leases = Api::<Lease>::namespaced(client.clone(), ELECTION_NAMESPACE);
+    let freed = Patch::Merge(json!({ "spec": { "holderIdentity": "" } }));
+    leases.patch("loops", &PatchParams::default(), &freed).await.expect("freed");
+    seconds(5).await;
+    assert!(led.is_finished(), "what was led goes on");
+    led.await.expect("it does not panic").expect_err("it has lost the lease");
 }
 
 #[tokio::test(start_paused = true)]
