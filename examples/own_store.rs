@@ -2,7 +2,7 @@
 //!
 //!     cargo run --example own_store
 //!
-//! prints `79 laws and rules hold for ListStore`.
+//! prints `87 laws and rules hold for ListStore`.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -47,7 +47,7 @@ fn a_configuration_that_means_nothing_is_named_by_its_field() {
 
 #[test]
 fn own_implementations_pass_their_suites() {
-    ends_with("own_store", "79 laws and rules hold for ListStore");
+    ends_with("own_store", "87 laws and rules hold for ListStore");
     ends_with("own_controller", "3 laws hold for service-address");
     ends_with("own_runtime", "44 laws hold for Trusting");
     ends_with("own_proxy", "8 laws hold for HaproxyConfig");

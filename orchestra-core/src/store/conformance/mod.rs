@@ -14,6 +14,7 @@ pub mod model;
 pub mod order;
 pub mod reads;
 pub mod reopening;
+pub mod scale;
 pub mod watch;
 
 mod steps;
@@ -218,6 +219,16 @@ macro_rules! store_conformance {
             dropping_a_watch_disturbs_no_other,
             what_a_watch_has_told_a_read_shows,
         ]);
+        $crate::store_conformance!(@cases $open, scale: [
+            a_watch_that_is_far_behind_loses_nothing,
+            each_of_many_watches_yields_everything,
+            the_largest_commit_is_one_batch,
+            the_last_of_many_checks_counts,
+            revision_zero_is_nobodys,
+            a_deep_prefix_is_listed_and_watched,
+            the_largest_values_are_watched_and_listed($crate::store_conformance!(@value_bytes_max $($value_bytes_max)?)),
+            a_long_key_is_watched,
+        ]);
         $crate::store_conformance!(@cases $open, compaction: [
             a_watch_from_before_the_floor_fails_as_its_last_item,
             a_watch_from_the_floor_loses_nothing,
@@ -270,8 +281,8 @@ macro_rules! store_conformance {
         /// Runs every case in turn, for programs that are no tests, and returns how many there are.
         #[allow(dead_code, reason = "used by programs only")]
         pub(crate) fn all() -> usize {
-            let mut cases = vec![order::all(), reads::all(), limits::all(), watch::all(), compaction::all()];
-            cases.extend([concurrency::all(), expiry::all()]);
+            let mut cases = vec![order::all(), reads::all(), limits::all(), watch::all(), scale::all()];
+            cases.extend([compaction::all(), concurrency::all(), expiry::all()]);
             $(cases.push($crate::store_conformance!(@all_reopened $reopen));)?
             $crate::store::conformance::expiry::check($open);
             $crate::store::conformance::model::check($open);
