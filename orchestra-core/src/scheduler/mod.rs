@@ -84,7 +84,8 @@ pub use trial::{Mark, Trial};
 ///
 /// 1. **Total.** Each pending unit is in exactly one of `steps` and `left`.
 /// 2. **Feasible.** Applied to the snapshot it was made from, no step is refused, and no node is over its allocatable or
-///    breaks a required constraint of a pod on it.
+///    breaks a required constraint of a pod on it. Who is evicted is less important than who is to have the room, and with all of
+///    them gone there is room.
 /// 3. **Whole gangs.** At least `pods_min` pods of a unit are placed, or none.
 /// 4. **Repeatable.** Equal asks give equal plans.
 /// 5. **Warm equals cold.** A fresh scheduler gives the plan that one gives which has planned before.

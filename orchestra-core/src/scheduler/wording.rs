@@ -6,7 +6,7 @@ use super::{Left, PodId, Snapshot};
 
 /// As `0/3 nodes are available: 1 node(s) were unschedulable, 2 Insufficient cpu. preemption: …`.
 ///
-/// Nothing is said of preemption where it could help, for this scheduler doesn't try it.
+/// Nothing is said of preemption where less important pods run: whether the scheduler has tried it is not known here.
 pub(super) fn unschedulable(left: &Left, snapshot: &Snapshot, pod: PodId) -> String {
     let nodes = snapshot.nodes().len();
     if nodes == 0 {
