@@ -32,12 +32,12 @@ async fn main() -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "controllers for {}", client.apiserver_version().await?.git_version)?;
     let (clock, entropy) = (Arc::new(SystemClock), Entropy::from_os());
     let host = format!("controllers-{}", std::process::id());
-    let election = LeaderElection::new(client, "kube-controller-manager", &host, clock.clone(), entropy.fork());
-    let parts = Parts { root_ca, ..Parts::new(election.client(), clock, entropy) };
+    let election = LeaderElection::new(client.clone(), "kube-controller-manager", &host, clock.clone(), entropy.fork());
+    let parts = Parts { root_ca, ..Parts::new(client, clock, entropy) };
     tokio::select! {
         biased;
         interrupted = tokio::signal::ctrl_c() => interrupted?,
-        never = election.run(|| controllers::run(parts.clone())) => match never {},
+        never = election.run(|client| controllers::run(Parts { client, ..parts.clone() })) => match never {},
     }
     election.release().await;
     Ok(())

@@ -44,8 +44,7 @@ async fn main() -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "scheduling for {}", client.apiserver_version().await?.git_version)?;
     let (clock, entropy) = (Arc::new(SystemClock), Entropy::from_os());
     let host = format!("scheduler-{}", std::process::id());
-    let election = LeaderElection::new(client, "kube-scheduler", &host, clock.clone(), entropy.fork());
-    let client = election.client();
+    let election = LeaderElection::new(client.clone(), "kube-scheduler", &host, clock.clone(), entropy.fork());
     let informers = Informers::new(client.clone());
     let first = profiles.next().context("--config: a configuration has a profile")?;
     let scheduling = SchedulingLoop::new(client, &informers, Box::new(first.pipeline), clock, entropy);

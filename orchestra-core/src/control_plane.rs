@@ -129,21 +129,19 @@ impl Builder {
 
         let client = api.client(UserInfo::master("system:kube-controller-manager"));
         let elected = election(&client, "kube-controller-manager");
-        let client = elected.as_ref().map_or(client, LeaderElection::client);
         let mut parts = Parts::new(client, Arc::clone(&self.clock), entropy.fork());
         parts.root_ca = self.root_ca;
         parts.metrics = Metrics::registered(&mut registry);
         let informers = parts.informers.clone();
         tasks.spawn(async move {
             match elected {
-                Some(election) => election.run(|| controllers::run(parts.clone())).await,
+                Some(election) => election.run(|client| controllers::run(Parts { client, ..parts.clone() })).await,
                 None => controllers::run(parts).await,
             }
         });
 
         let client = api.client(UserInfo::master("system:kube-scheduler"));
         let elected = election(&client, "kube-scheduler");
-        let client = elected.as_ref().map_or(client, LeaderElection::client);
         let scheduling =
             SchedulingLoop::new(client, &informers, self.scheduler, Arc::clone(&self.clock), entropy.fork())
                 .metrics(scheduler::Metrics::registered(&mut registry));

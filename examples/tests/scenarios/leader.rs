@@ -94,9 +94,9 @@ async fn what_a_leader_writes_after_a_pause_is_refused() {
     line_with(&mut said, "wrote 10").await;
     signal(&paused, "-STOP");
 
-    let election = candidate(client.clone(), "successor");
-    let maps = Api::<ConfigMap>::default_namespaced(election.client());
-    let led = election.led(async {
+    let election = candidate(client, "successor");
+    let led = election.led(async |client| {
+        let maps = Api::<ConfigMap>::default_namespaced(client);
         let written = write(&maps, "successor", 0).await.expect("a leader writes");
         signal(&paused, "-CONT");
         let refused = line_with(&mut said, "refused").await;
@@ -114,9 +114,8 @@ async fn a_child_writes_until_it_is_refused() {
         return;
     }
     let election = candidate(Client::try_default().await.expect("the parent names a server"), "paused");
-    let maps = Api::<ConfigMap>::default_namespaced(election.client());
     let (done, refused) = tokio::sync::oneshot::channel::<()>();
-    let writing = async move {
+    let writing = async move |maps: Api<ConfigMap>| {
         let _done = done;
         for number in 0.. {
             match write(&maps, "paused", number).await {
@@ -125,8 +124,8 @@ async fn a_child_writes_until_it_is_refused() {
             }
         }
     };
-    let led = election.led(async {
-        tokio::spawn(writing);
+    let led = election.led(async |client| {
+        tokio::spawn(writing(Api::default_namespaced(client)));
         std::future::pending::<()>().await;
     });
     led.await.expect_err("a paused leader loses its lease");

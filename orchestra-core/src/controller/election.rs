@@ -4,8 +4,8 @@
 //! as long as its holder said it would last. A holder stops acting when the renew deadline of its [`Timing`] has passed
 //! since it last sent a renewal that was carried out; as that is shorter than the lease, nobody can have taken over by then.
 //!
-//! A process that is paused, or a request that is long on its way, knows nothing of deadlines: what is led writes by
-//! [`LeaderElection::client`], whose writes the server refuses once the lease is another's.
+//! A process that is paused, or a request that is long on its way, knows nothing of deadlines: what is led is given a client
+//! whose writes the server refuses once that term is over, be it that the lease is another's or this candidate's anew.
 
 use std::{
     fmt,
@@ -87,23 +87,43 @@ pub enum Step {
         /// How often it has changed hands, this time included.
         transitions: i32,
     },
-    /// It is the candidate's own: renew it.
+    /// It is the candidate's own, in the term that it leads: renew it.
     Renew,
+    /// The candidate leads by it no more: it is gone, free, another's, or in another term. Others may have led meanwhile.
+    Stop,
+}
+
+/// What a candidate brings to a decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate<'a> {
+    /// Its name in the lease, as the `holderIdentity`.
+    pub identity: &'a str,
+    /// The last term that it led, if it did: how often the lease had changed hands.
+    pub term: Option<i32>,
+    /// Whether it leads that term now.
+    pub leads: bool,
 }
 
 /// Decides about a lease as it was read, which the candidate has seen unchanged for `unchanged_for`; pure.
+///
+/// Who leads anew does so in a new term, even if nobody else led between: what it left running is not to be taken for what
+/// it then leads.
 #[must_use]
-pub fn decide(lease: Option<&LeaseSpec>, unchanged_for: Duration, identity: &str) -> Step {
-    let Some(lease) = lease else { return Step::Take { transitions: 0 } };
-    let holder = lease.holder_identity.as_deref().unwrap_or_default();
-    if holder == identity {
-        return Step::Renew;
+pub fn decide(lease: Option<&LeaseSpec>, unchanged_for: Duration, candidate: Candidate<'_>) -> Step {
+    let transitions = lease.map(|lease| lease.lease_transitions.unwrap_or(0));
+    let holder = lease.and_then(|lease| lease.holder_identity.as_deref()).unwrap_or_default();
+    if candidate.leads {
+        let renews = holder == candidate.identity && transitions == candidate.term;
+        return if renews { Step::Renew } else { Step::Stop };
     }
-    let lasts = u64::try_from(lease.lease_duration_seconds.unwrap_or(0)).unwrap_or(0);
-    if !holder.is_empty() && unchanged_for < Duration::from_secs(lasts) {
+    let lasts = lease.and_then(|lease| lease.lease_duration_seconds).unwrap_or(0);
+    let is_anothers = !holder.is_empty() && holder != candidate.identity;
+    if is_anothers && unchanged_for < Duration::from_secs(u64::try_from(lasts).unwrap_or(0)) {
         return Step::Wait;
     }
-    Step::Take { transitions: lease.lease_transitions.unwrap_or(0).saturating_add(1) }
+    // A lease that was removed and made anew counts from the beginning.
+    let transitions = transitions.max(candidate.term).map_or(0, |last| last.saturating_add(1));
+    Step::Take { transitions }
 }
 
 /// The lease as it was last read, and since when it has read so.
@@ -123,6 +143,15 @@ impl Seen {
     }
 }
 
+/// A lease that is held.
+#[derive(Clone, Copy, Debug)]
+struct Held {
+    /// Its transitions.
+    term: i32,
+    /// When to stop acting, unless it is renewed.
+    until: Instant,
+}
+
 /// The lease was lost, and what was led has been dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the lease could not be renewed in time")]
@@ -134,8 +163,8 @@ pub struct LeaderElection {
     api: Api<Lease>,
     name: String,
     identity: String,
-    /// The term that it leads by, or led by last: how often the lease had changed hands. Below 0 before the first.
-    term: Arc<AtomicI32>,
+    /// The last term that it led: how often the lease had changed hands. Below 0 before the first.
+    last_term: Arc<AtomicI32>,
     timing: Timing,
     clock: Arc<dyn Clock>,
     entropy: Entropy,
@@ -157,7 +186,7 @@ impl LeaderElection {
             api: Api::namespaced(client, ELECTION_NAMESPACE),
             name: name.into(),
             identity: format!("{host}_{}", entropy.uuid()),
-            term: Arc::new(AtomicI32::new(-1)),
+            last_term: Arc::new(AtomicI32::new(-1)),
             timing: Timing::default(),
             clock,
             entropy,
@@ -177,36 +206,25 @@ impl LeaderElection {
         &self.identity
     }
 
-    /// A client for what is led: its writes are refused, with code 409 and the cause `LeaderElectionLost`, unless this
-    /// candidate holds the lease in the very moment in which they are carried out. Reads are as by any client.
+    /// Waits for the lease, then runs what `work` makes as long as it is held; once that ends, gives the lease up.
     ///
-    /// Each costs the server one more read. Only orchestra's API server knows of this; another ignores what it is told, and
-    /// a write that comes late is then as safe as its preconditions make it.
-    #[must_use]
-    pub fn client(&self) -> Client {
-        let (name, holder, term) = (self.name.clone(), self.identity.clone(), Arc::clone(&self.term));
-        fenced(self.api.clone().into_client(), move || Fence {
-            namespace: ELECTION_NAMESPACE.into(),
-            name: name.clone(),
-            transitions: term.load(Ordering::Relaxed),
-            holder: holder.clone(),
-        })
-    }
-
-    /// Waits for the lease, then runs `work` as long as it is held; once `work` ends, gives the lease up.
+    /// `work` is given the client to write by: its writes are refused, with code 409 and the cause `LeaderElectionLost`,
+    /// unless this candidate holds the lease, in this very term, in the moment in which they are carried out. Reads are as by
+    /// any client. Each write costs the server one more read. Only orchestra's API server knows of this; another ignores what
+    /// it is told, and a write that comes late is then as safe as its preconditions make it.
     ///
     /// # Errors
     ///
-    /// [`Lost`] if the lease could not be renewed in time: then `work` has been dropped, before anyone else can hold it.
+    /// [`Lost`] if the lease could not be renewed in time: then the work has been dropped, before anyone else can hold it.
     ///
     /// # Cancellation
     ///
     /// Dropped while leading, the lease stays until it runs out; [`release`](Self::release) hands it over at once.
-    pub async fn led<T>(&self, work: impl Future<Output = T>) -> Result<T, Lost> {
+    pub async fn led<T, F: Future<Output = T>>(&self, work: impl FnOnce(Client) -> F) -> Result<T, Lost> {
         let mut seen = Seen::default();
-        let held_until = self.acquire(&mut seen).await;
-        tracing::info!(lease = self.name, identity = self.identity, "leading");
-        let (mut work, mut renewing) = (pin!(work), pin!(self.renew(&mut seen, held_until)));
+        let held = self.acquire(&mut seen).await;
+        tracing::info!(lease = self.name, identity = self.identity, term = held.term, "leading");
+        let (mut work, mut renewing) = (pin!(work(self.client(held.term))), pin!(self.renew(&mut seen, held)));
         tokio::select! {
             biased;
             () = &mut renewing => {
@@ -220,13 +238,20 @@ impl LeaderElection {
         }
     }
 
-    /// Runs the work that `make` makes whenever this candidate leads, anew each time, until one run of it ends by itself.
-    pub async fn run<T, F: Future<Output = T>>(&self, mut make: impl FnMut() -> F) -> T {
+    /// Runs the work that `make` makes whenever this candidate leads, anew each time, until one run of it ends by itself; see
+    /// [`led`](Self::led) for the client it is given.
+    pub async fn run<T, F: Future<Output = T>>(&self, mut make: impl FnMut(Client) -> F) -> T {
         loop {
-            if let Ok(done) = self.led(make()).await {
+            if let Ok(done) = self.led(&mut make).await {
                 return done;
             }
         }
+    }
+
+    /// A client whose writes are those of one term.
+    fn client(&self, term: i32) -> Client {
+        let (namespace, name, holder) = (ELECTION_NAMESPACE.into(), self.name.clone(), self.identity.clone());
+        fenced(self.api.clone().into_client(), &Fence { namespace, name, transitions: term, holder })
     }
 
     /// Gives the lease up, if this candidate holds it; to be called when nothing that is led runs any more.
@@ -249,12 +274,12 @@ impl LeaderElection {
         }
     }
 
-    /// Waits until the lease is this candidate's; tells until when it may act.
-    async fn acquire(&self, seen: &mut Seen) -> Instant {
+    /// Waits until the lease is this candidate's.
+    async fn acquire(&self, seen: &mut Seen) -> Held {
         loop {
             let next = Instant::now() + self.retry_wait();
-            match timeout_at(Instant::now() + self.timing.renew_deadline, self.attempt(seen, true)).await {
-                Ok(Ok(Some(held_until))) if held_until > Instant::now() => return held_until,
+            match timeout_at(Instant::now() + self.timing.renew_deadline, self.attempt(seen, false)).await {
+                Ok(Ok(Some(held))) if held.until > Instant::now() => return held,
                 Ok(Err(error)) => tracing::debug!(lease = self.name, %error, "not acquired"),
                 _ => {}
             }
@@ -263,16 +288,16 @@ impl LeaderElection {
     }
 
     /// Renews the lease for as long as that goes on.
-    async fn renew(&self, seen: &mut Seen, mut held_until: Instant) {
+    async fn renew(&self, seen: &mut Seen, mut held: Held) {
         loop {
-            sleep_until(held_until.min(Instant::now() + self.retry_wait())).await;
+            sleep_until(held.until.min(Instant::now() + self.retry_wait())).await;
             // A process that was paused finds its deadline passed, and an answer that came in time all the same.
-            if Instant::now() >= held_until {
+            if Instant::now() >= held.until {
                 return;
             }
-            match timeout_at(held_until, self.attempt(seen, false)).await {
-                Ok(Ok(Some(until))) => held_until = until,
-                Ok(Err(error)) if Instant::now() < held_until => {
+            match timeout_at(held.until, self.attempt(seen, true)).await {
+                Ok(Ok(Some(renewed))) => held = renewed,
+                Ok(Err(error)) if Instant::now() < held.until => {
                     tracing::debug!(lease = self.name, %error, "not renewed");
                 }
                 _ => return,
@@ -280,9 +305,8 @@ impl LeaderElection {
         }
     }
 
-    /// Reads the lease and does what is to be done; until when this candidate may act, if it holds the lease now. A lease that is
-    /// another's, or free, is taken only if `takes`: who leads, and finds it so, has lost it, as others may have led meanwhile.
-    async fn attempt(&self, seen: &mut Seen, takes: bool) -> kube::Result<Option<Instant>> {
+    /// Reads the lease and does what is to be done; how this candidate holds it now, if it does.
+    async fn attempt(&self, seen: &mut Seen, leads: bool) -> kube::Result<Option<Held>> {
         // Others count from when they see the write, which can't be before this.
         let sent = Instant::now();
         let lease = self.api.get_opt(&self.name).await?;
@@ -290,9 +314,10 @@ impl LeaderElection {
         let unchanged_for = spec.as_ref().map_or(Duration::ZERO, |spec| seen.note(spec, Instant::now()));
         let now = MicroTime(self.clock.now());
         let mut new = spec.clone().unwrap_or_default();
-        match decide(spec.as_ref(), unchanged_for, &self.identity) {
-            Step::Wait => return Ok(None),
-            Step::Take { .. } if !takes => return Ok(None),
+        let last_term = self.last_term.load(Ordering::Relaxed);
+        let candidate = Candidate { identity: &self.identity, term: (last_term >= 0).then_some(last_term), leads };
+        match decide(spec.as_ref(), unchanged_for, candidate) {
+            Step::Wait | Step::Stop => return Ok(None),
             Step::Renew => {}
             Step::Take { transitions } => {
                 new.acquire_time = Some(now.clone());
@@ -303,6 +328,8 @@ impl LeaderElection {
         new.lease_duration_seconds = i32::try_from(self.timing.lease_duration.as_secs()).ok();
         new.renew_time = Some(now);
         let (params, term) = (PostParams::default(), new.lease_transitions.unwrap_or(0));
+        // Before the answer, which may be lost: no two terms are to have one number.
+        self.last_term.fetch_max(term, Ordering::Relaxed);
         match lease {
             // Conditional on the version that was read: of two who take it, one does.
             Some(lease) => self.api.replace(&self.name, &params, &Lease { spec: Some(new), ..lease }).await?,
@@ -311,8 +338,7 @@ impl LeaderElection {
                 self.api.create(&params, &Lease { metadata, spec: Some(new) }).await?
             }
         };
-        self.term.store(term, Ordering::Relaxed);
-        Ok(Some(sent + self.timing.renew_deadline))
+        Ok(Some(Held { term, until: sent + self.timing.renew_deadline }))
     }
 
     fn retry_wait(&self) -> Duration {

@@ -8,13 +8,14 @@ use crate::{
     store::BoxError,
 };
 
-/// A client over `inner` whose requests carry the fence of the moment in which they are sent.
-pub(super) fn fenced(inner: Client, fence: impl Fn() -> Fence + Clone + Send + 'static) -> Client {
+/// A client over `inner` whose requests carry `fence`.
+pub(super) fn fenced(inner: Client, fence: &Fence) -> Client {
     let namespace = inner.default_namespace().to_owned();
+    let fence = HeaderValue::from_bytes(fence.to_string().as_bytes()).map_err(|error| error.to_string());
     let service = tower::service_fn(move |mut request: Request<Body>| {
-        let (inner, fence) = (inner.clone(), fence().to_string());
+        let (inner, fence) = (inner.clone(), fence.clone());
         async move {
-            request.headers_mut().insert(FENCE_HEADER, HeaderValue::from_bytes(fence.as_bytes())?);
+            request.headers_mut().insert(FENCE_HEADER, fence?);
             Ok::<_, BoxError>(inner.send(request).await?)
         }
     });

@@ -146,10 +146,15 @@ impl SchedulingLoop {
         self.serve().await
     }
 
-    /// Runs until dropped, and acts only while it leads.
+    /// Runs until dropped, and acts only while it leads: by the client of each term, not by its own.
     pub async fn run_elected(mut self, election: &LeaderElection) -> Infallible {
         loop {
-            if let Ok(never) = election.led(self.serve()).await {
+            let scheduling = &mut self;
+            let serve = async move |client| {
+                scheduling.client = client;
+                scheduling.serve().await
+            };
+            if let Ok(never) = election.led(serve).await {
                 return never;
             }
         }

@@ -60,7 +60,7 @@ fn run(election: LeaderElection, acting: &Acting) -> JoinHandle<()> {
     let acting = acting.clone();
     tokio::spawn(async move {
         election
-            .run(|| async {
+            .run(|_| async {
                 let _act = Act(acting.begin());
                 std::future::pending::<()>().await;
             })
@@ -83,7 +83,7 @@ async fn seconds(count: u64) {
 async fn a_leader_that_finds_its_lease_free_has_lost_it() {
     let client = world::empty();
     let election = candidate(client.clone(), 1);
-    let led = tokio::spawn(async move { election.led(std::future::pending::<()>()).await });
+    let led = tokio::spawn(async move { election.led(|_| std::future::pending::<()>()).await });
     seconds(1).await;
     let leases = Api::<Lease>::namespaced(client.clone(), ELECTION_NAMESPACE);
     let freed = Patch::Merge(json!({ "spec": { "holderIdentity": "" } }));
@@ -154,6 +154,6 @@ async fn a_released_lease_is_taken_at_once() {
 #[tokio::test(start_paused = true)]
 async fn work_that_ends_gives_the_lease_up() {
     let client = world::empty();
-    assert_eq!(candidate(client.clone(), 1).led(async { 7 }).await, Ok(7));
+    assert_eq!(candidate(client.clone(), 1).led(async |_| 7).await, Ok(7));
     assert_eq!(lease(&client).await.0, "");
 }

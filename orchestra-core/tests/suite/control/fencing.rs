@@ -1,24 +1,27 @@
 //! What a leader writes too late, under paused time: SEMANTICS 47.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use k8s_openapi::api::{apps::v1::ReplicaSet, coordination::v1::Lease, core::v1::ConfigMap};
 use kube::{
     Api, Client,
-    api::{ListParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use orchestra_core::{
     clock::TokioClock,
     control_plane::ControlPlane,
     controller::{
-        LeaderElection,
         election::{ELECTION_NAMESPACE, Lost},
     },
 };
 use orchestra_store::MemoryStore;
 use serde_json::json;
 use tokio::{
-    sync::Notify,
+    sync::{Notify, oneshot},
     time::{sleep, timeout},
 };
 
@@ -30,8 +33,7 @@ async fn write(client: &Client, name: &str) -> kube::Result<ConfigMap> {
 }
 
 /// Writes once a second, for ever, unless it can't.
-async fn lead(election: &LeaderElection, name: &str) -> kube::Error {
-    let client = election.client();
+async fn lead(client: Client, name: &str) -> kube::Error {
     for n in 0.. {
         if let Err(error) = write(&client, &format!("{name}-{n}")).await {
             return error;
@@ -50,8 +52,11 @@ async fn written(client: &Client, name: &str) -> usize {
 async fn a_leader_that_was_paused_writes_nothing_when_it_goes_on() {
     let client = world::empty();
     let (first, second) = (candidate(client.clone(), 1), candidate(client.clone(), 2));
-    assert!(write(&first.client(), "early").await.is_err(), "it does not lead yet");
-    let mut leading = pin!(first.led(lead(&first, "first")));
+    let firsts = OnceLock::new();
+    let mut leading = pin!(first.led(|client| {
+        firsts.set(client.clone()).ok().expect("it leads once");
+        lead(client, "first")
+    }));
     timeout(Duration::from_secs(10), &mut leading).await.expect_err("it goes on leading");
     let before = written(&client, "first").await;
     assert!(before >= 5, "it wrote {before} times");
@@ -62,15 +67,15 @@ async fn a_leader_that_was_paused_writes_nothing_when_it_goes_on() {
     let _second = tokio::spawn(async move {
         let (second, took) = other;
         second
-            .led(async {
+            .led(async |client| {
                 took.notify_one();
-                lead(&second, "second").await
+                lead(client, "second").await
             })
             .await
     });
     took.notified().await;
     // What it had sent, or sends before it looks at the clock, arrives now.
-    match write(&first.client(), "first-late").await {
+    match write(firsts.get().expect("it led"), "first-late").await {
         Err(kube::Error::Api(refused)) => {
             assert_eq!(refused.code, 409);
             let why = format!("leader election lost: lease kube-system/loops is held by {}", second.identity());
@@ -83,6 +88,47 @@ async fn a_leader_that_was_paused_writes_nothing_when_it_goes_on() {
     sleep(Duration::from_secs(30)).await;
     assert_eq!(written(&client, "first").await, before);
     assert!(written(&client, "second").await >= 30);
+}
+
+/// What outlives its term is refused for good: also when the same candidate leads again, be it that nobody else did between.
+#[tokio::test(start_paused = true)]
+async fn what_a_leader_left_running_writes_nothing_in_its_next_term() {
+    let client = world::empty();
+    let election = candidate(client.clone(), 1);
+    let leases = Api::<Lease>::namespaced(client.clone(), ELECTION_NAMESPACE);
+    let mut earlier = Vec::new();
+    for term in 0..4 {
+        let (handed, first) = oneshot::channel();
+        let leading = election.clone();
+        let led = tokio::spawn(async move {
+            leading
+                .led(async |client| {
+                    handed.send(client).ok().expect("it is waited for");
+                    std::future::pending::<()>().await;
+                })
+                .await
+        });
+        let now = first.await.expect("it leads");
+        write(&now, &format!("term-{term}")).await.expect("a leader writes");
+        for (of, late) in (0..).zip(&earlier) {
+            match write(late, &format!("late-{of}")).await {
+                Err(kube::Error::Api(refused)) => {
+                    let why = format!("lease kube-system/loops is held in term {term}, not in term {of}");
+                    assert!(refused.message.contains(&why), "{}", refused.message);
+                }
+                other => panic!("expected a refusal, got {other:?}"),
+            }
+        }
+        earlier.push(now);
+        match term {
+            0 => led.abort(),
+            1 => election.release().await,
+            _ => drop(leases.delete("loops", &DeleteParams::default()).await.expect("it is there")),
+        }
+        let ended = led.await;
+        assert!(matches!(&ended, Err(aborted) if aborted.is_cancelled()) || matches!(ended, Ok(Err(Lost))));
+    }
+    assert_eq!(written(&client, "late").await, 0);
 }
 
 /// The controllers of a control plane write by such a client: as soon as another holds their lease, and before they know.
