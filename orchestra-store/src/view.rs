@@ -14,7 +14,7 @@ use std::{
 
 use futures::{StreamExt as _, stream};
 use orchestra_core::store::{Batch, Change, Entry, Error, Key, Listing, Prefix, Result, Revision, Watch};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::coop::consume_budget};
 
 use crate::state::{Commit, FIRST, State};
 
@@ -28,7 +28,15 @@ const BOOKMARK_COMMITS: u64 = 1_000;
 pub(crate) struct View {
     state: RwLock<State>,
     /// One for each prefix that is watched. Locked after `state` by whoever locks both.
-    topics: Mutex<BTreeMap<Prefix, Arc<Topic>>>,
+    topics: Mutex<BTreeMap<Prefix, Watched>>,
+}
+
+/// A prefix that is watched.
+#[derive(Debug)]
+struct Watched {
+    topic: Arc<Topic>,
+    /// How many watches there are; never 0.
+    watches: usize,
 }
 
 /// What the watches of one prefix share, so that a commit wakes only those it concerns.
@@ -52,7 +60,7 @@ impl View {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn topics(&self) -> MutexGuard<'_, BTreeMap<Prefix, Arc<Topic>>> {
+    fn topics(&self) -> MutexGuard<'_, BTreeMap<Prefix, Watched>> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -68,7 +76,7 @@ impl View {
         }
         let now = state.revision();
         if now.0 / BOOKMARK_COMMITS > before.0 / BOOKMARK_COMMITS {
-            woken = self.topics().values().cloned().collect();
+            woken = self.topics().values().map(|watched| Arc::clone(&watched.topic)).collect();
         }
         drop(state);
         for topic in woken {
@@ -93,8 +101,16 @@ impl View {
         Listing { revision: state.revision(), entries: state.under(prefix).cloned().collect() }
     }
 
-    /// Follows the commits after `after` to keys under `prefix`; see [`Cursor`].
+    /// Follows the commits after `after` to keys under `prefix`.
     pub(crate) fn watch(self: &Arc<Self>, prefix: Prefix, after: Revision) -> Watch {
+        stream::try_unfold(self.cursor(prefix, after), |mut cursor| async {
+            let batch = cursor.next().await?;
+            Ok(Some((batch, cursor)))
+        })
+        .boxed()
+    }
+
+    fn cursor(self: &Arc<Self>, prefix: Prefix, after: Revision) -> Cursor {
         let topic = {
             let state = self.state();
             let new = || Topic {
@@ -102,21 +118,20 @@ impl View {
                 forgotten: AtomicU64::new(state.floor().0),
                 changed: Notify::new(),
             };
-            Arc::clone(self.topics().entry(prefix.clone()).or_insert_with(|| Arc::new(new())))
+            let mut topics = self.topics();
+            let watched =
+                topics.entry(prefix.clone()).or_insert_with(|| Watched { topic: Arc::new(new()), watches: 0 });
+            watched.watches += 1;
+            Arc::clone(&watched.topic)
         };
         let position = Position { prefix, after: after.max(FIRST), told: None };
-        let cursor = Cursor { view: Arc::clone(self), topic, position };
-        stream::try_unfold(cursor, |mut cursor| async {
-            let batch = cursor.next().await?;
-            Ok(Some((batch, cursor)))
-        })
-        .boxed()
+        Cursor { view: Arc::clone(self), topic, position }
     }
 }
 
 /// Notes at each topic the last of `commits`, which are in order, that concerns it; returns the topics there are such for.
 fn note(
-    topics: &BTreeMap<Prefix, Arc<Topic>>,
+    topics: &BTreeMap<Prefix, Watched>,
     commits: &[Commit],
     field: impl Fn(&Topic) -> &AtomicU64,
 ) -> Vec<Arc<Topic>> {
@@ -124,7 +139,7 @@ fn note(
     let mut concerned = Vec::new();
     for commit in commits {
         for prefix in commit.changes.iter().flat_map(|change| prefixes_of(change.key())) {
-            let Some(topic) = topics.get(prefix) else { continue };
+            let Some(Watched { topic, .. }) = topics.get(prefix) else { continue };
             if field(topic).swap(commit.revision.0, Ordering::Relaxed) < first.revision.0 {
                 concerned.push(Arc::clone(topic));
             }
@@ -160,21 +175,24 @@ struct Position {
 
 impl Cursor {
     async fn next(&mut self) -> Result<Batch> {
-        let Self { view, topic, position } = self;
         loop {
-            // Who is behind finds something without standing in line for it, which all watches of a topic share.
-            match position.advance(view, topic)? {
-                Advance::Yield(batch) => return Ok(batch),
-                Advance::More => continue,
-                Advance::CaughtUp => {}
-            }
-            let mut changed = pin!(topic.changed.notified());
-            changed.as_mut().enable();
-            match position.advance(view, topic)? {
+            // Who is always behind would otherwise never let go of its thread.
+            consume_budget().await;
+            match self.position.advance(&self.view, &self.topic)? {
                 Advance::Yield(batch) => return Ok(batch),
                 Advance::More => {}
-                Advance::CaughtUp => changed.await,
+                Advance::CaughtUp => self.changed().await,
             }
+        }
+    }
+
+    /// Waits, unless there has been a commit since the position was advanced: who is behind finds something without standing
+    /// in line for it, which all watches of a topic share.
+    async fn changed(&self) {
+        let mut changed = pin!(self.topic.changed.notified());
+        changed.as_mut().enable();
+        if self.view.state().revision() <= self.position.after {
+            changed.await;
         }
     }
 }
@@ -214,9 +232,10 @@ impl Position {
 impl Drop for Cursor {
     /// The last watch of a prefix takes the topic with it.
     fn drop(&mut self) {
-        const THE_MAP_AND_THIS: usize = 2;
         let mut topics = self.view.topics();
-        if Arc::strong_count(&self.topic) == THE_MAP_AND_THIS {
+        let Some(watched) = topics.get_mut(&self.position.prefix) else { return };
+        watched.watches -= 1;
+        if watched.watches == 0 {
             topics.remove(&self.position.prefix);
         }
     }
@@ -242,6 +261,7 @@ mod tests {
             atomic::{AtomicU64, Ordering},
         },
         task::{Context, Wake, Waker},
+        thread,
     };
 
     use bytes::Bytes;
@@ -249,7 +269,7 @@ mod tests {
     use orchestra_core::store::{Key, Prefix, Revision, Txn, Watch};
     use proptest::prelude::*;
 
-    use super::{BOOKMARK_COMMITS, View};
+    use super::{Advance, BOOKMARK_COMMITS, View};
     use crate::state::{HistoryLimits, State, stage};
 
     fn view(commits_max: usize) -> Arc<View> {
@@ -371,6 +391,54 @@ mod tests {
         assert_eq!(wakes.0.load(Ordering::Relaxed), 0);
         create(&view, "p", "a");
         assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    }
+
+    /// Rule 14: between its last look at the history and its wait a watch misses no commit.
+    #[test]
+    fn a_watch_that_goes_to_sleep_misses_no_commit() {
+        let view = view(10);
+        let mut cursor = view.cursor(Prefix::new(["p"]).expect("a valid prefix"), Revision(1));
+        cursor.next().now_or_never().expect("a bookmark").expect("a bookmark");
+        let looked = cursor.position.advance(&view, &cursor.topic);
+        assert!(matches!(looked, Ok(Advance::CaughtUp)));
+        assert!(cursor.changed().now_or_never().is_none(), "there is nothing to see");
+        create(&view, "p", "a");
+        assert!(cursor.changed().now_or_never().is_some(), "it sleeps though there is a commit");
+        let future = view.cursor(Prefix::new(["p"]).expect("a valid prefix"), Revision(9));
+        assert!(future.changed().now_or_never().is_none(), "there is nothing to see");
+    }
+
+    /// A task of its own is given its turn beside a watch that always has something to say.
+    #[test]
+    fn a_watch_that_is_behind_lets_others_run() {
+        let view = view(usize::MAX);
+        for index in 0..1_000 {
+            create(&view, "p", &index.to_string());
+        }
+        let mut watch = watch(&view, Revision(1));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let unread = runtime.block_on(async {
+            let reader = tokio::spawn(async move { watch.by_ref().take(1_000).count().await });
+            tokio::task::yield_now().await;
+            !reader.is_finished()
+        });
+        assert!(unread, "all was read in one turn");
+    }
+
+    #[test]
+    fn watches_that_are_dropped_beside_commits_leave_nothing_behind() {
+        let view = view(10);
+        let other = Arc::clone(&view);
+        let writer = thread::spawn(move || {
+            for index in 0..20_000 {
+                create(&other, "p", &index.to_string());
+            }
+        });
+        while !writer.is_finished() {
+            drop(watch(&view, Revision(1)));
+        }
+        writer.join().expect("it does not panic");
+        assert!(view.topics().is_empty());
     }
 
     #[test]

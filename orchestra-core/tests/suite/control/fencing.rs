@@ -14,9 +14,7 @@ use kube::{
 use orchestra_core::{
     clock::TokioClock,
     control_plane::ControlPlane,
-    controller::{
-        election::{ELECTION_NAMESPACE, Lost},
-    },
+    controller::election::{ELECTION_NAMESPACE, Lost},
 };
 use orchestra_store::MemoryStore;
 use serde_json::json;
