@@ -67,6 +67,47 @@ async fn commits_to_a_full_disk_change_nothing_until_there_is_space() {
     assert_eq!(open(&disk, 0).revision().await.ok(), Some(next));
 }
 
+/// A file system has so many inodes, too.
+#[tokio::test]
+async fn a_disk_without_room_for_files_serves_all_but_checkpoints() {
+    for reserve_bytes in [0, 64] {
+        let disk = SimulatedDisk::default();
+        let store = open(&disk, reserve_bytes);
+        create(&store, "a", 10).await.expect("there is space");
+        drop(store);
+        disk.limit_files(true);
+        for round in 0..4 {
+            let store = open(&disk, reserve_bytes);
+            let name = round.to_string();
+            create(&store, &name, 300).await.expect("there are bytes");
+            delete(&store, &name).await.expect("there are bytes");
+            create(&store, &name, 10).await.expect("there are bytes");
+            let image = SimulatedDisk::holding(disk.lock().after_kill());
+            assert!(open(&image, reserve_bytes).get(&key(&name)).await.is_ok_and(|entry| entry.is_some()));
+        }
+        disk.limit_files(false);
+        let store = open(&disk, reserve_bytes);
+        assert_eq!(store.list(&Prefix::all()).await.expect("a listing").entries.len(), 5);
+    }
+}
+
+/// Then a log begins that holds the last group, for want of another place in that of the reserve.
+#[tokio::test]
+async fn a_store_that_a_sync_has_failed_opens_without_room_for_files() {
+    let disk = SimulatedDisk::default();
+    let store = open(&disk, 64);
+    create(&store, "a", 10).await.expect("there is space");
+    create(&store, "b", 10).await.expect("there is space");
+    disk.fail(Faults { failed_sync: Some(0), truncate: false });
+    delete(&store, "b").await.expect_err("the sync fails");
+    drop(store);
+    disk.limit_files(true);
+    let store = open(&disk, 64);
+    assert!(store.get(&key("a")).await.is_ok_and(|entry| entry.is_some()));
+    let seen = store.get(&key("a")).await.expect("a read").expect("it is there").modified;
+    store.commit(Txn::delete(key("a"), seen)).await.expect("a deletion needs no file");
+}
+
 #[tokio::test]
 async fn deletions_go_on_when_the_disk_is_full() {
     let disk = SimulatedDisk::default();

@@ -88,16 +88,18 @@ pub(super) fn recover(disk: &Arc<dyn Disk>, limits: HistoryLimits) -> Result<Rec
 }
 
 /// Notes, before anything is appended to a log, that it is there and goes on.
+///
+/// On a full disk that may have to wait: what an older seal says is still so, and without one less is told.
 fn seal(disk: &dyn Disk, found: Option<Seal>, log: Revision) -> Result<(), DurableError> {
-    let seal = Seal { log, len: None };
-    if found == Some(seal) {
-        return Ok(());
-    }
-    let sealed = match with_room(disk, 0, || seal.write(disk)) {
-        Err(error) if is_full(&error) => Seal::remove(disk),
-        sealed => sealed,
+    let sealed = match found {
+        Some(seal) if seal.len.is_some() => seal.open(disk),
+        Some(seal) if seal.log == log => return Ok(()),
+        _ => Seal { log, len: None }.write(disk),
     };
-    sealed.map_err(DurableError::io(disk.path()))
+    match sealed {
+        Err(error) if !is_full(&error) => Err(DurableError::io(disk.path())(error)),
+        _ => Ok(()),
+    }
 }
 
 /// Opens the log to go on with: the last one, if all of it is on the disk or can be brought there.
@@ -124,11 +126,12 @@ fn resume(disk: &Arc<dyn Disk>, found: &Found) -> Result<Log, DurableError> {
     Ok(log)
 }
 
-/// Makes something, on a full disk of so many bytes, or a few more, of the space that is held back.
+/// Makes something, on a full disk of so many bytes, or a few more, of the space that is held back, or in the place of the file
+/// that held it.
 fn with_room<T>(disk: &dyn Disk, bytes: u64, make: impl Fn() -> io::Result<T>) -> io::Result<T> {
     loop {
         match make() {
-            Err(error) if is_full(&error) && reserve::release(disk, bytes)? => {}
+            Err(error) if is_full(&error) && (reserve::release(disk, bytes)? || reserve::remove(disk)?) => {}
             made => return made,
         }
     }

@@ -38,6 +38,14 @@ pub(super) fn release(disk: &dyn Disk, bytes: u64) -> io::Result<bool> {
     Ok(held > 0)
 }
 
+/// Leaves to others the file that holds the space of a store that is not open yet; tells whether there was one.
+pub(super) fn remove(disk: &dyn Disk) -> io::Result<bool> {
+    match disk.remove(RESERVE) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        removed => removed.map(|()| true),
+    }
+}
+
 /// How long the file is; 0 if there is none.
 fn len(disk: &dyn Disk) -> io::Result<u64> {
     match disk.read(RESERVE) {

@@ -12,6 +12,7 @@ use super::{
     error::DurableError,
     files::create_whole,
     reader::{Next, Reader},
+    sectors::file_len,
 };
 
 /// The file.
@@ -28,12 +29,24 @@ pub(super) struct Seal {
 impl Seal {
     /// Writes it, after all that it speaks of is on the disk.
     pub(super) fn write(self, disk: &dyn Disk) -> io::Result<()> {
+        let mut frames = self.frames();
+        create_whole(disk, SEAL, |media| media.write_all(frames.guarded()))
+    }
+
+    /// Notes that the log of a store that was closed goes on. It takes nothing but a cut: neither bytes nor a file.
+    pub(super) fn open(self, disk: &dyn Disk) -> io::Result<()> {
+        let mut media = disk.append(SEAL)?;
+        media.truncate(file_len(Self { len: None, ..self }.frames().end()))?;
+        media.sync()
+    }
+
+    fn frames(self) -> Frames {
         let mut frames = Frames::default();
         frames.push(&Record::Header { format: FORMAT, kind: FileKind::Seal, revision: self.log });
         if let Some(count) = self.len {
             frames.push(&Record::End { count });
         }
-        create_whole(disk, SEAL, |media| media.write_all(frames.guarded()))
+        frames
     }
 
     /// Reads that of a store; `None` if there is none, as in one that was just restored, or whose sync has failed.

@@ -33,6 +33,8 @@ pub(super) struct Content {
     history: Option<Vec<Content>>,
     /// How many bytes there is room for.
     capacity: Option<usize>,
+    /// How many files there may be.
+    files_max: Option<usize>,
     faults: Faults,
 }
 
@@ -81,6 +83,12 @@ impl SimulatedDisk {
         self.lock().capacity = capacity;
     }
 
+    /// Allows for no more files than there are, or for any number.
+    pub(super) fn limit_files(&self, limited: bool) {
+        let mut content = self.lock();
+        content.files_max = limited.then_some(content.names.len());
+    }
+
     /// How many bytes the files take.
     pub(super) fn used(&self) -> usize {
         self.lock().used()
@@ -100,7 +108,7 @@ impl SimulatedDisk {
         self.lock().history.clone().unwrap_or_default()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Content> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Content> {
         self.0.lock().expect("no holder panics")
     }
 }
@@ -251,6 +259,9 @@ impl Disk for SimulatedDisk {
         let mut content = self.lock();
         if content.names.contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if content.files_max.is_some_and(|max| content.names.len() >= max) {
+            return Err(io::ErrorKind::StorageFull.into());
         }
         let number = content.files.len();
         content.files.push(FileContent::default());
