@@ -92,7 +92,7 @@ pub fn restore(backup: impl AsRef<Path>, directory: impl AsRef<Path>) -> Result<
     let out_of_range = || DurableError::corrupt(backup.as_ref(), 0, "the revision is out of range");
     listing.revision = Revision(revision.ok_or_else(out_of_range)?);
     let lock = Lock::acquire(directory.as_ref())?;
-    let disk: Arc<dyn Disk> = Arc::new(Directory::new(lock.directory()));
+    let disk: Arc<dyn Disk> = Arc::new(lock.disk()?);
     restore_to(&disk, &listing)?;
     Ok(listing.revision)
 }

@@ -43,6 +43,14 @@ pub(super) trait Media: Write + Send {
 
     /// Cuts off what is after `len` bytes.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
+
+    /// Whether it is still the file at `path`; true where the system can't tell.
+    fn is_at(&self, path: &Path) -> io::Result<bool>;
+}
+
+/// The error that something is not where it was any more.
+pub(super) fn moved() -> io::Error {
+    io::Error::other("it was moved, removed or replaced while the store has it open")
 }
 
 impl Media for File {
@@ -53,15 +61,60 @@ impl Media for File {
     fn truncate(&mut self, len: u64) -> io::Result<()> {
         self.set_len(len)
     }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        is_at(path, identity(&self.metadata()?))
+    }
+}
+
+/// What tells a file from all others, for as long as it is held open: device and inode. `None` where there are none.
+type Identity = Option<(u64, u64)>;
+
+#[cfg(unix)]
+fn identity(metadata: &fs::Metadata) -> Identity {
+    use std::os::unix::fs::MetadataExt as _;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(_: &fs::Metadata) -> Identity {
+    None
+}
+
+/// Whether what is at `path` is that file or directory.
+fn is_at(path: &Path, held: Identity) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(identity(&metadata) == held),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// A directory of the operating system.
 #[derive(Debug)]
-pub(super) struct Directory(PathBuf);
+pub(super) struct Directory {
+    path: PathBuf,
+    /// Which one it must be, if it is held.
+    held: Identity,
+}
 
 impl Directory {
+    /// Whichever is at `path`.
     pub(super) fn new(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
+        Self { path: path.into(), held: None }
+    }
+
+    /// The one at `path` that is held open as `held`: should another come to be there, that one's files are left alone.
+    pub(super) fn held(path: impl Into<PathBuf>, held: &File) -> io::Result<Self> {
+        Ok(Self { path: path.into(), held: identity(&held.metadata()?) })
+    }
+
+    /// The path of the directory, if that is the one that is held.
+    fn here(&self) -> io::Result<&Path> {
+        if self.held.is_some() && !is_at(&self.path, self.held)? {
+            return Err(moved());
+        }
+        Ok(&self.path)
     }
 }
 
@@ -74,39 +127,39 @@ pub(super) fn for_its_owner(options: &mut OpenOptions) -> &mut OpenOptions {
 
 impl Disk for Directory {
     fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// Names that are no text are nobody's of ours.
     fn names(&self) -> io::Result<Vec<String>> {
-        let names = fs::read_dir(&self.0)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        let names = fs::read_dir(self.here()?)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
         names.filter_map(io::Result::transpose).collect()
     }
 
     fn read(&self, name: &str) -> io::Result<(Box<dyn Read + Send>, u64)> {
-        let file = File::open(self.0.join(name))?;
+        let file = File::open(self.here()?.join(name))?;
         let len = file.metadata()?.len();
         Ok((Box::new(file), len))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn Media>> {
-        Ok(Box::new(for_its_owner(OpenOptions::new().append(true).create_new(true)).open(self.0.join(name))?))
+        Ok(Box::new(for_its_owner(OpenOptions::new().append(true).create_new(true)).open(self.here()?.join(name))?))
     }
 
     fn append(&self, name: &str) -> io::Result<Box<dyn Media>> {
-        Ok(Box::new(OpenOptions::new().append(true).open(self.0.join(name))?))
+        Ok(Box::new(OpenOptions::new().append(true).open(self.here()?.join(name))?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.0.join(from), self.0.join(to))
+        fs::rename(self.here()?.join(from), self.path.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.0.join(name))
+        fs::remove_file(self.here()?.join(name))
     }
 
     /// Only Unix has a call for it, and needs one.
     fn sync_names(&self) -> io::Result<()> {
-        if cfg!(unix) { File::open(&self.0)?.sync_all() } else { Ok(()) }
+        if cfg!(unix) { File::open(self.here()?)?.sync_all() } else { Ok(()) }
     }
 }

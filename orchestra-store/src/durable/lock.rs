@@ -79,9 +79,13 @@ impl Lock {
         Ok(Self { directory, file, held })
     }
 
-    /// The directory that is locked.
-    pub(super) fn directory(&self) -> &Path {
-        &self.directory
+    /// The directory that is locked, and no other that comes to its place.
+    pub(super) fn disk(&self) -> Result<Directory, DurableError> {
+        let directory = &self.directory;
+        match &self.held {
+            Some(held) => Directory::held(directory, held).map_err(DurableError::io(directory)),
+            None => Ok(Directory::new(directory)),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use orchestra_core::store::Revision;
 
 use super::{
     codec::{FORMAT, FileKind, Frames, Record},
-    disk::{Disk, Media},
+    disk::{Disk, Media, moved},
     error::WriteError,
     files::file_name,
     seal::Seal,
@@ -87,6 +87,8 @@ impl Log {
         if let Some(error) = &self.poisoned {
             return Err(Arc::clone(error));
         }
+        let in_place = self.media.is_at(&self.path).and_then(|is_at| if is_at { Ok(()) } else { Err(moved()) });
+        in_place.map_err(|source| WriteError::refused(&self.path, source))?;
         self.frames.begin(self.len);
         push(&mut self.frames);
         if let Err(source) = self.media.write_all(self.frames.guarded()) {

@@ -96,12 +96,15 @@ impl Default for DurableOptions {
 /// some space back for them ([`reserve_bytes`](DurableOptions::reserve_bytes)). Other commits succeed again once there is
 /// space.
 ///
+/// If the directory is moved or removed while a store has it open, or the log in it, commits fail as unavailable until it is
+/// back in its place; reads and watches go on.
+///
 /// Damage to a file is told when it opens. Only the loss of whole sectors, or of all bytes, at the very end of the log can't
 /// be told from a write that a crash cut off, and takes what was there, unless the store was closed since. A file of another
 /// store in the place of one of the same name and length is not told.
 ///
 /// Dropping the store blocks until the writes under way are done, at most about as long as two syncs take; then the
-/// directory can be opened again.
+/// directory can be opened again. A watch may outlive the store; it does not end, and tells nothing more.
 ///
 /// # Examples
 ///
@@ -150,13 +153,12 @@ impl DurableStore {
     /// See [`DurableError`].
     pub fn open_with(directory: impl AsRef<Path>, options: DurableOptions) -> Result<Self, DurableError> {
         let directory = directory.as_ref();
-        let disk = Arc::new(Directory::new(directory));
-        let may_open = options.create || directory.is_dir() && holds_store(&*disk)?;
+        let may_open = options.create || directory.is_dir() && holds_store(&Directory::new(directory))?;
         if !may_open {
             return Err(DurableError::Absent { directory: directory.to_owned() });
         }
         let lock = Lock::acquire(directory)?;
-        let mut store = Self::on(disk, options)?;
+        let mut store = Self::on(Arc::new(lock.disk()?), options)?;
         store._lock = Some(lock);
         Ok(store)
     }

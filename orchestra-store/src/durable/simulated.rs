@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     io::{self, Cursor, Read, Write},
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
@@ -343,5 +344,10 @@ impl Media for Handle {
         file.dirty.truncate(len);
         content.step();
         Ok(())
+    }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        Ok(self.disk.lock().names.get(name) == Some(&self.number))
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures::{StreamExt as _, future::join_all};
-use orchestra_core::store::{Key, Listing, Prefix, Revision, Store, Txn};
+use orchestra_core::store::{Error, Key, Listing, Prefix, Revision, Store, Txn};
 use orchestra_store::{DurableError, DurableOptions, DurableStore};
 
 fn key(name: &str) -> Key {
@@ -118,6 +118,66 @@ fn a_second_opener_is_told_that_the_store_is_open() {
     std::fs::remove_file(first.directory().join("LOCK")).expect("a lock");
     let third = DurableStore::open(directory.path());
     assert!(matches!(third, Err(DurableError::Locked { .. })), "the file is gone, the lock is not: {third:?}");
+}
+
+/// Whoever opens a store where another one was is safe from it, and that one goes on when it is back.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_store_whose_directory_was_moved_refuses_commits_and_leaves_others_alone() {
+    let parent = tempfile::tempdir().expect("a temporary directory");
+    let (here, there) = (parent.path().join("store"), parent.path().join("moved"));
+    let first = open(&here);
+    write(&first, 3).await;
+    std::fs::rename(&here, &there).expect("a move");
+    assert_moved(&first).await;
+
+    let second = open(&here);
+    write(&second, 300).await;
+    assert_moved(&first).await;
+    let entries = second.list(&Prefix::all()).await.expect("a listing").entries;
+    let files = || std::fs::read_dir(&here).expect("a directory").count();
+    let before = files();
+    drop(second);
+    std::fs::rename(&here, parent.path().join("aside")).expect("a move");
+    std::fs::rename(&there, &here).expect("a move");
+    write(&first, 300).await;
+    drop(first);
+    std::fs::rename(&here, &there).expect("a move");
+    std::fs::rename(parent.path().join("aside"), &here).expect("a move");
+    assert_eq!(files(), before);
+    assert_eq!(open(&here).list(&Prefix::all()).await.expect("a listing").entries, entries);
+    assert!(!open(&there).list(&Prefix::all()).await.expect("a listing").entries.is_empty());
+}
+
+/// What is acknowledged must be found again: not in a file that no name leads to.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_store_whose_files_were_removed_refuses_commits() {
+    for all in [true, false] {
+        let parent = tempfile::tempdir().expect("a temporary directory");
+        let here = parent.path().join("store");
+        let store = DurableStore::open(&here).expect("a store opens");
+        write(&store, 3).await;
+        if all {
+            std::fs::remove_dir_all(&here).expect("a removal");
+        } else {
+            let files = std::fs::read_dir(&here).expect("a directory").map(|file| file.expect("a file").path());
+            let logs = files.filter(|file| file.to_string_lossy().contains("/log-"));
+            logs.for_each(|log| std::fs::remove_file(log).expect("a removal"));
+        }
+        assert_moved(&store).await;
+        assert!(!store.list(&Prefix::all()).await.expect("reads go on").entries.is_empty());
+    }
+}
+
+async fn assert_moved(store: &DurableStore) {
+    let key = Key::new(["late"]).expect("a valid key");
+    let refused = store.commit(Txn::create(key.clone(), Bytes::new())).await;
+    let Err(Error::Unavailable(source)) = &refused else { panic!("expected Unavailable, got {refused:?}") };
+    let why = std::iter::successors(Some(&**source as &dyn std::error::Error), |error| error.source());
+    let why = why.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+    assert!(why.contains("it was moved, removed or replaced while the store has it open"), "{why}");
+    assert_eq!(store.get(&key).await.expect("reads go on"), None);
 }
 
 /// A typing mistake makes no store.
