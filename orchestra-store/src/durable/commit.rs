@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     io,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -23,6 +23,7 @@ use super::{
     error::WriteError,
     files::{create_log, file_name, remove_before},
     group::{Staged, stage_group},
+    jobs::{Jobs, Running},
     log::{End, Log},
     reserve::Reserve,
 };
@@ -30,6 +31,8 @@ use crate::{state::Size, view::View};
 
 /// The most commits that may wait for the disk; more are refused as unavailable.
 const WAITING_COMMITS_MAX: usize = 65_536;
+/// How many bytes of keys and values they may have; one that comes alone may have more.
+const WAITING_BYTES_MAX: usize = 256 << 20;
 /// The most commits that share one sync.
 const GROUP_COMMITS_MAX: usize = 4_096;
 /// How many bytes of values a group gathers before it is full.
@@ -54,13 +57,14 @@ pub(super) struct Committer {
     inherited_bytes: AtomicU64,
     /// How many bytes the last checkpoint needed, if it failed.
     failed_bytes: AtomicU64,
-    closing: AtomicBool,
     jobs: Jobs,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     waiting: VecDeque<Waiting>,
+    /// Of all that wait.
+    bytes: usize,
     /// Invariant: if any wait, there is a leader.
     led: bool,
 }
@@ -68,6 +72,8 @@ struct Queue {
 #[derive(Debug)]
 struct Waiting {
     txn: Txn,
+    /// Of its keys and values.
+    bytes: usize,
     answer: oneshot::Sender<Result<Revision>>,
 }
 
@@ -84,7 +90,6 @@ impl Committer {
             older_bytes: AtomicU64::new(0),
             inherited_bytes: AtomicU64::new(0),
             failed_bytes: AtomicU64::new(u64::MAX),
-            closing: AtomicBool::new(false),
             jobs: Jobs::default(),
         }
     }
@@ -99,31 +104,35 @@ impl Committer {
     pub(super) fn commit(self: &Arc<Self>, txn: Txn) -> impl Future<Output = Result<Revision>> + Send + use<> {
         let (answer, answered) = oneshot::channel();
         if Handle::try_current().is_ok() {
-            self.enqueue(Waiting { txn, answer });
+            let bytes = txn.ops.iter().map(op_bytes).sum();
+            self.enqueue(Waiting { txn, bytes, answer });
         }
         async { answered.await.unwrap_or_else(|_| Err(Error::Unavailable(WriteError::Abandoned.into()))) }
     }
 
     fn enqueue(self: &Arc<Self>, waiting: Waiting) {
         let mut queue = lock(&self.queue);
-        if queue.waiting.len() >= WAITING_COMMITS_MAX {
+        let is_full = queue.waiting.len() >= WAITING_COMMITS_MAX || queue.bytes + waiting.bytes > WAITING_BYTES_MAX;
+        if is_full && !queue.waiting.is_empty() {
             drop(queue);
             answer(waiting.answer, Err(Error::Unavailable(WriteError::Overloaded.into())));
             return;
         }
+        queue.bytes += waiting.bytes;
         queue.waiting.push_back(waiting);
         if !std::mem::replace(&mut queue.led, true) {
             drop(queue);
-            let leader = Leader { job: Job::begin(self), leads: true };
+            let leader = Leader { committer: Arc::clone(self), job: None, leads: true };
             spawn_blocking(move || leader.run());
         }
     }
 
     /// Gives up what can wait, and returns when no job is at work on the files any more and the store is sealed.
     ///
-    /// It blocks, for about as long as a few syncs take.
+    /// It blocks, for about as long as a few syncs take. Commits that wait are left: nobody waits for their answers.
     pub(super) fn close(&self) {
-        self.closing.store(true, Ordering::Relaxed);
+        self.jobs.close();
+        lock(&self.queue).clear();
         self.jobs.wait();
         let Some(seal) = lock(&self.log).seal() else { return };
         if let Err(error) = seal.write(&*self.disk) {
@@ -154,7 +163,7 @@ impl Committer {
         if !is_full || deletions.iter().all(Option::is_none) {
             return deletions.iter().map(|_| Err(unavailable(&refused))).collect();
         }
-        let mut deleted = self.delete_group(&mut reserve, &deletions, &refused).map(Vec::into_iter);
+        let mut deleted = self.delete_group(&mut reserve, &deletions).map(Vec::into_iter);
         let result_of = |deletion: Option<Txn>| match &mut deleted {
             Ok(results) if deletion.is_some() => results.next().expect("there is a result for each"),
             Err(error) if deletion.is_some() => Err(unavailable(error)),
@@ -168,11 +177,10 @@ impl Committer {
         &self,
         reserve: &mut Reserve,
         deletions: &[Option<Txn>],
-        refused: &Arc<WriteError>,
     ) -> std::result::Result<Vec<Result<Revision>>, Arc<WriteError>> {
         let keys = deletions.iter().flatten().flat_map(|txn| &txn.ops).map(|op| op.key().as_str().len() as u64);
         let bytes = keys.map(|len| len + DELETION_BYTES).sum();
-        let mut deleted = Err(Arc::clone(refused));
+        let mut deleted = self.write_group(reserve, deletions.iter().flatten().cloned());
         while matches!(&deleted, Err(error) if matches!(**error, WriteError::Full { .. })) && reserve.release(bytes) {
             deleted = self.write_group(reserve, deletions.iter().flatten().cloned());
         }
@@ -241,15 +249,19 @@ impl Committer {
         {
             return;
         }
+        let checkpointing = Checkpointing(Arc::clone(self));
         // Only this leader commits, so the log ends where this listing does.
         let listing = self.view.list(&Prefix::all());
         if let Err(error) = self.begin_log(&mut log, listing.revision) {
             tracing::warn!(%error, path = %self.disk.path().display(), "can't begin a log; going on with the old");
-            self.checkpointing.store(false, Ordering::Relaxed);
             return;
         }
-        let job = Job::begin(self);
-        spawn_blocking(move || job.0.checkpoint(&listing));
+        spawn_blocking(move || {
+            let Checkpointing(committer) = &checkpointing;
+            if let Some(_running) = committer.jobs.begin() {
+                committer.checkpoint(&listing);
+            }
+        });
     }
 
     /// Replaces `log` by a new one after `revision`, of which the old tells from then on.
@@ -265,7 +277,7 @@ impl Committer {
 
     /// Writes a checkpoint and removes what it replaces; a failure leaves the older files, which say the same.
     fn checkpoint(&self, listing: &Listing) {
-        let stop = || self.closing.load(Ordering::Relaxed);
+        let stop = || self.jobs.is_closing();
         let (disk, revision) = (&*self.disk, listing.revision);
         match checkpoint::write(disk, &file_name(FileKind::Checkpoint, revision), listing, stop) {
             Ok(()) => {
@@ -285,33 +297,54 @@ impl Committer {
                 tracing::warn!(%error, %revision, "can't write a checkpoint; the log stays longer");
             }
         }
-        self.checkpointing.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Queue {
+    fn clear(&mut self) {
+        self.waiting.clear();
+        self.bytes = 0;
+    }
+}
+
+/// Says that there is a checkpoint under way, until it has ended or was left by its runtime.
+struct Checkpointing(Arc<Committer>);
+
+impl Drop for Checkpointing {
+    fn drop(&mut self) {
+        self.0.checkpointing.store(false, Ordering::Relaxed);
     }
 }
 
 /// The one job that commits; there is none while no commit waits.
 struct Leader {
-    job: Job,
+    committer: Arc<Committer>,
+    /// From when it begins to run.
+    job: Option<Running>,
     /// Whether the lead is still this one's.
     leads: bool,
 }
 
 impl Leader {
     fn run(mut self) {
+        self.job = self.committer.jobs.begin();
+        if self.job.is_none() {
+            return;
+        }
         while let Some(group) = self.next_group() {
             let (txns, senders): (Vec<Txn>, Vec<_>) =
                 group.into_iter().map(|waiting| (waiting.txn, waiting.answer)).unzip();
-            let results = self.job.0.commit_group(txns);
+            let results = self.committer.commit_group(txns);
             for (sender, result) in senders.into_iter().zip(results) {
                 answer(sender, result);
             }
-            self.job.0.checkpoint_if_due();
+            self.committer.checkpoint_if_due();
         }
     }
 
     /// Takes what waits, up to the limits of a group; with nothing there, gives up the lead.
     fn next_group(&mut self) -> Option<Vec<Waiting>> {
-        let mut queue = lock(&self.job.0.queue);
+        let mut queue = lock(&self.committer.queue);
         if queue.waiting.is_empty() {
             (self.leads, queue.led) = (false, false);
             return None;
@@ -320,7 +353,8 @@ impl Leader {
         let mut group = Vec::new();
         while group.len() < GROUP_COMMITS_MAX && bytes < GROUP_BYTES_MAX {
             let Some(waiting) = queue.waiting.pop_front() else { break };
-            bytes += waiting.txn.ops.iter().map(op_bytes).sum::<usize>();
+            queue.bytes -= waiting.bytes;
+            bytes += waiting.bytes;
             group.push(waiting);
         }
         Some(group)
@@ -334,11 +368,11 @@ impl Drop for Leader {
             return;
         }
         if std::thread::panicking() {
-            lock(&self.job.0.log).poison(io::Error::other("the writer panicked"));
+            lock(&self.committer.log).poison(io::Error::other("the writer panicked"));
         }
-        let mut queue = lock(&self.job.0.queue);
+        let mut queue = lock(&self.committer.queue);
         queue.led = false;
-        queue.waiting.clear();
+        queue.clear();
     }
 }
 
@@ -378,49 +412,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Counts the jobs that may touch the files.
-#[derive(Debug, Default)]
-struct Jobs {
-    count: Mutex<usize>,
-    ended: Condvar,
-}
-
-impl Jobs {
-    /// Blocks until there is none.
-    fn wait(&self) {
-        let mut count = lock(&self.count);
-        while *count > 0 {
-            count = self.ended.wait(count).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-/// One job, from when it is handed to the runtime until it has ended or was dropped unrun.
-struct Job(Arc<Committer>);
-
-impl Job {
-    fn begin(committer: &Arc<Committer>) -> Self {
-        *lock(&committer.jobs.count) += 1;
-        Self(Arc::clone(committer))
-    }
-}
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        *lock(&self.0.jobs.count) -= 1;
-        self.0.jobs.ended.notify_all();
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use bytes::Bytes;
     use futures::future::join_all;
     use orchestra_core::store::{Error, Key, Revision, Txn};
 
-    use super::Committer;
+    use super::{Committer, WAITING_BYTES_MAX};
     use crate::{
         durable::{disk::Disk, files::create_log, reserve::Reserve, simulated::SimulatedDisk},
         state::{FIRST, HistoryLimits, State},
@@ -448,6 +448,54 @@ mod tests {
         assert!(matches!(results[2], Err(Error::Conflict { actual: Some(Revision(2)), .. })));
         let revisions: Vec<_> = results.into_iter().filter_map(Result::ok).collect();
         assert_eq!(revisions, [Revision(2), Revision(3), Revision(4)]);
+    }
+
+    /// The only blocking thread may be the one that drops the store.
+    #[test]
+    fn closing_does_not_wait_for_what_has_not_begun() {
+        let (committer, _) = committer();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(1)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let closing = Arc::clone(&committer);
+            let (begin, begun) = std::sync::mpsc::channel();
+            let closed = tokio::task::spawn_blocking(move || {
+                begun.recv().expect("it is told");
+                closing.close();
+            });
+            let pending = committer.commit(create("a"));
+            begin.send(()).expect("it waits");
+            let closed = tokio::time::timeout(Duration::from_secs(20), closed);
+            closed.await.expect("it waits for a thread of its own").expect("it does not panic");
+            assert!(matches!(pending.await, Err(Error::Unavailable(_))));
+        });
+    }
+
+    /// What waits is held in memory.
+    #[test]
+    fn commits_that_are_too_large_together_are_refused() {
+        let (committer, _) = committer();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .max_blocking_threads(1)
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let (begin, begun) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || begun.recv().expect("it is told"));
+            let value = Bytes::from(vec![0; WAITING_BYTES_MAX / 4]);
+            let put = |name: &str| Txn::create(Key::new([name]).expect("a valid name"), value.clone());
+            let waiting: Vec<_> = ["a", "b", "c"].into_iter().map(|name| committer.commit(put(name))).collect();
+            let refused = committer.commit(put("d")).await;
+            assert!(matches!(&refused, Err(Error::Unavailable(source)) if source.to_string().contains("too many")));
+            begin.send(()).expect("it waits");
+            busy.await.expect("it does not panic");
+            assert!(join_all(waiting).await.iter().all(Result::is_ok));
+            committer.commit(put("d")).await.expect("there is room again");
+        });
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod disk;
 mod error;
 mod files;
 mod group;
+mod jobs;
 mod lock;
 mod log;
 mod reader;
