@@ -37,6 +37,7 @@ pub(super) enum Repeat {
 
 impl Members {
     pub(super) fn new(options: EtcdOptions) -> Self {
+        let options = options.bounded();
         let clients = options.endpoints.iter().map(|_| OnceCell::new()).collect();
         Self { clients, current: AtomicUsize::new(0), options }
     }

@@ -22,6 +22,7 @@ use std::{
 use async_trait::async_trait;
 use etcd_client::{Client, GetOptions, GetResponse};
 use orchestra_core::store::{Entry, Error, Key, Listing, Prefix, Result, Revision, Store, Txn, Watch};
+use tokio::time::Instant;
 
 use self::{
     error::Fault,
@@ -151,9 +152,15 @@ impl Store for EtcdStore {
     }
 
     async fn list(&self, prefix: &Prefix) -> Result<Listing> {
+        let deadline = Instant::now() + self.members.options().request_timeout;
         loop {
             if let Some(listing) = self.pages(prefix).await? {
                 return Ok(listing);
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::Unavailable(
+                    "compaction overtook each listing that was begun in the time of one call".into(),
+                ));
             }
         }
     }

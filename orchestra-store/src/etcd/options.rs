@@ -5,6 +5,9 @@ use std::{fmt, time::Duration};
 use etcd_client::{Certificate, ConnectOptions, Identity, TlsOptions};
 use orchestra_core::store::Prefix;
 
+/// What stands for any longer time: a century of 365-day years.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 24 * 3_600);
+
 /// What can be chosen when an [`EtcdStore`](super::EtcdStore) connects.
 #[derive(Clone, Debug)]
 pub struct EtcdOptions {
@@ -18,7 +21,8 @@ pub struct EtcdOptions {
     pub user: Option<EtcdUser>,
     /// How long to wait for a connection.
     pub connect_timeout: Duration,
-    /// How long one call may take, on however many members.
+    /// How long one call may take, on however many members; of a listing each page may, and it is begun anew for so long if
+    /// compaction overtakes it.
     pub request_timeout: Duration,
     /// How often a member that is busy with a call or a watch is asked whether it is there; etcd refuses less than 5 s.
     pub keepalive_interval: Duration,
@@ -41,6 +45,17 @@ impl EtcdOptions {
             request_timeout: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(10),
             keepalive_timeout: Duration::from_secs(5),
+        }
+    }
+
+    /// The same, with no time so long that no clock comes to its end.
+    pub(super) fn bounded(self) -> Self {
+        Self {
+            connect_timeout: self.connect_timeout.min(FOREVER),
+            request_timeout: self.request_timeout.min(FOREVER),
+            keepalive_interval: self.keepalive_interval.min(FOREVER),
+            keepalive_timeout: self.keepalive_timeout.min(FOREVER),
+            ..self
         }
     }
 

@@ -77,3 +77,21 @@ async fn endpoints_that_are_all_no_etcd_are_refused() {
     let Some(Error::Unavailable(why)) = refused else { panic!("got {refused:?}") };
     assert!(why.to_string().contains("uri"), "got {why}");
 }
+
+/// Who wants to wait for ever may say so.
+#[tokio::test]
+async fn the_longest_times_there_are_can_be_chosen() {
+    let etcd = Etcd::start().await;
+    let options = EtcdOptions {
+        connect_timeout: Duration::MAX,
+        request_timeout: Duration::MAX,
+        keepalive_interval: Duration::MAX,
+        keepalive_timeout: Duration::MAX,
+        ..etcd.options()
+    };
+    let store = EtcdStore::connect(options).await.expect("etcd answers");
+    let created = create(&store, 0, 1).await[0];
+    let mut watch = store.watch(&Prefix::all(), Revision(created.0 - 1)).await.expect("a watch");
+    assert_eq!(told(&mut watch, 1).await, [created]);
+    assert_eq!(store.list(&Prefix::all()).await.expect("a listing").entries.len(), 1);
+}

@@ -1,5 +1,7 @@
 //! The store on an etcd that others write to as well.
 
+use orchestra_core::store::{Check, Op};
+
 use super::*;
 
 /// Writes `count` keys of somebody else's.
@@ -81,4 +83,44 @@ async fn a_watch_that_may_not_write_goes_on() {
     reader.revision().await.expect("a revision");
     let created = create(&connect(of("orchestra")).await.expect("it is let in"), 0, 2).await;
     assert_eq!(told(&mut watch, 2).await, created);
+}
+
+/// Whoever shares the etcd may compact it faster than a listing has its pages: that is told, not tried for ever.
+#[tokio::test]
+async fn a_listing_that_compaction_always_overtakes_ends() {
+    const ENTRIES: usize = 3_000;
+    // Some twenty pages.
+    let value = Bytes::from(vec![b'x'; 16 << 10]);
+    let etcd = Etcd::start().await;
+    let store = connect(etcd.options()).await.expect("etcd answers");
+    let mut other = Client::connect([etcd.endpoint()], None).await.expect("etcd answers");
+    for first in (0..ENTRIES).step_by(60) {
+        let keys = || (first..first + 60).map(|number| key(&number.to_string()));
+        let checks = keys().map(Check::Absent).collect();
+        let ops = keys().map(|key| Op::Put(key, value.clone())).collect();
+        store.commit(Txn { checks, ops }).await.expect("a commit");
+    }
+    let compacting = async {
+        loop {
+            let put = other.put("/elsewhere", "x", None).await.expect("a put");
+            let now = put.header().expect("a header").revision();
+            other.compact(now, None).await.expect("a compaction");
+        }
+    };
+    let listed = async {
+        loop {
+            match store.list(&Prefix::all()).await {
+                Ok(listing) => assert_eq!(listing.entries.len(), ENTRIES),
+                Err(error) => return error,
+            }
+        }
+    };
+    let error = tokio::select! {
+        biased;
+        error = timeout(Duration::from_secs(60), listed) => error.expect("a listing ends"),
+        () = compacting => unreachable!("it goes on"),
+    };
+    let Error::Unavailable(source) = &error else { panic!("expected Unavailable, got {error:?}") };
+    assert!(source.to_string().starts_with("compaction overtook each listing"), "{source}");
+    assert_eq!(store.list(&Prefix::all()).await.expect("it is not overtaken").entries.len(), ENTRIES);
 }
