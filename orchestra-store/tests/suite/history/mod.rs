@@ -21,6 +21,8 @@ use orchestra_store::{
     wrap::{Faults, Injected},
 };
 
+use tokio::task::JoinSet;
+
 use self::mutations::{MUTATIONS, mutate};
 
 const HISTORIES: u64 = 1_000;
@@ -125,6 +127,24 @@ async fn a_thousand_histories_on_disk_break_no_law() {
     join_all(lanes).await;
 }
 
+/// The same by threads that run at once, so that a seed tells what is asked, but not in which order it comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_thousand_histories_of_several_threads_break_no_law() {
+    let mut lanes = JoinSet::new();
+    for lane in 0..LANES {
+        lanes.spawn(async move {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            let durable = DurableStore::open(directory.path()).expect("a store opens");
+            let stores: [Arc<dyn Store>; 2] = [Arc::new(MemoryStore::new()), Arc::new(durable)];
+            for store in stores {
+                let seeds = (lane * HISTORIES / LANES)..((lane + 1) * HISTORIES / LANES);
+                try_histories(store, seeds.map(workload)).await.assert_hard(HISTORIES / LANES);
+            }
+        });
+    }
+    lanes.join_all().await;
+}
+
 /// The checkers are made for more than the short histories above.
 #[tokio::test(start_paused = true)]
 async fn a_long_history_of_many_clients_breaks_no_law() {
@@ -188,24 +208,29 @@ fn of_two_commits_without_an_answer_the_one_that_no_watch_missed_was_made() {
 /// The same on a real etcd, where a commit that is dropped may come after the next history has begun.
 #[cfg(feature = "etcd")]
 mod on_etcd {
-    use std::{env, sync::Arc};
+    use std::sync::Arc;
 
     use orchestra_core::store::conformance::history::Workload;
     use orchestra_store::{EtcdStore, etcd::testing::Etcd};
+    use tokio::task::JoinSet;
 
-    use super::try_histories;
+    use super::{HISTORIES, try_histories};
 
-    /// How many histories there are; CONTRIBUTING.md has the command for a campaign.
-    const HISTORIES_VARIABLE: &str = "ORCHESTRA_ETCD_HISTORIES";
-    const HISTORIES: u64 = 100;
+    /// Each has an etcd of its own, for its compactions.
+    const ETCDS: u64 = 4;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn generated_histories_break_no_law() {
-        let asked = env::var(HISTORIES_VARIABLE);
-        let histories = asked.map_or(HISTORIES, |text| text.parse().expect("a number of histories"));
-        let etcd = Etcd::start().await;
-        let store = EtcdStore::connect(etcd.options()).await.expect("etcd answers");
-        try_histories(Arc::new(store), (0..histories).map(Workload::seeded)).await.assert_hard(histories);
+    async fn a_thousand_histories_break_no_law() {
+        let mut lanes = JoinSet::new();
+        for lane in 0..ETCDS {
+            lanes.spawn(async move {
+                let etcd = Etcd::start().await;
+                let store = EtcdStore::connect(etcd.options()).await.expect("etcd answers");
+                let seeds = (lane * HISTORIES / ETCDS)..((lane + 1) * HISTORIES / ETCDS);
+                try_histories(Arc::new(store), seeds.map(Workload::seeded)).await.assert_hard(HISTORIES / ETCDS);
+            });
+        }
+        lanes.join_all().await;
     }
 }
 
