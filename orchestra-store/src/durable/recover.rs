@@ -19,6 +19,11 @@ use super::{
 };
 use crate::state::{Commit, FIRST, HistoryLimits, State};
 
+/// What is wrong with a file that there must be.
+const GONE: &str = "the file is gone";
+/// The same where a store was being restored and never opened.
+const CUT_OFF: &str = "the file is gone, as if a restore was cut off: remove the directory and restore again";
+
 /// What the files of a store come to.
 pub(super) struct Found {
     /// Every acknowledged commit, and perhaps some at the end that were written but not acknowledged.
@@ -149,7 +154,12 @@ pub(super) fn read(disk: &dyn Disk, limits: HistoryLimits) -> Result<Option<Foun
     logs.retain(|log| *log >= base);
     match logs.first() {
         Some(first) if *first == base => {}
-        Some(first) if checkpoint.is_none() => return Err(gone(disk, FileKind::Checkpoint, *first)),
+        Some(first) if checkpoint.is_none() => {
+            let file = file_path(disk, FileKind::Checkpoint, *first);
+            let is_cut_off = seal.is_none() && logs.len() == 1;
+            let reason = if is_cut_off { CUT_OFF } else { GONE };
+            return Err(DurableError::corrupt(&file, 0, reason));
+        }
         _ => return Err(gone(disk, FileKind::Log, base)),
     }
     let (mut records, mut bytes, mut live) = (0, 0, BTreeMap::new());
@@ -174,7 +184,7 @@ pub(super) fn read(disk: &dyn Disk, limits: HistoryLimits) -> Result<Option<Foun
 }
 
 fn gone(disk: &dyn Disk, kind: FileKind, base: Revision) -> DurableError {
-    DurableError::corrupt(&file_path(disk, kind, base), 0, "the file is gone")
+    DurableError::corrupt(&file_path(disk, kind, base), 0, GONE)
 }
 
 impl Found {
