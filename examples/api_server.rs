@@ -39,7 +39,7 @@ async fn main() -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "serving {}\n{}", published.server, published.export_line())?;
     tokio::select! {
         biased;
-        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+        interrupted = orchestra_net::serve::asked_to_stop() => Ok(interrupted?),
         never = published.serve(api) => match never {},
         never = retain(store, Retain::default()) => match never {},
     }

@@ -36,7 +36,7 @@ async fn main() -> anyhow::Result<()> {
     let parts = Parts { root_ca, ..Parts::new(client, clock, entropy) };
     tokio::select! {
         biased;
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        interrupted = orchestra_net::serve::asked_to_stop() => interrupted?,
         never = election.run(|client| controllers::run(Parts { client, ..parts.clone() })) => match never {},
     }
     election.release().await;

@@ -54,7 +54,7 @@ async fn main() -> anyhow::Result<()> {
         SchedulingLoop::new(client, &informers, Box::new(pipeline), Arc::new(SystemClock), Entropy::from_os());
     tokio::select! {
         biased;
-        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+        interrupted = orchestra_net::serve::asked_to_stop() => Ok(interrupted?),
         never = scheduling.scheduler_name(&args.name).run() => match never {},
     }
 }

@@ -100,7 +100,7 @@ async fn main() -> anyhow::Result<()> {
     ready(client, 5).await?;
     println!("server-2: 5 pods run; nothing was lost");
     if std::env::args().any(|argument| argument == "--stay") {
-        tokio::signal::ctrl_c().await?;
+        orchestra_net::serve::asked_to_stop().await?;
     }
     Ok(())
 }

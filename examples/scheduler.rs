@@ -53,7 +53,7 @@ async fn main() -> anyhow::Result<()> {
     });
     tokio::select! {
         biased;
-        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        interrupted = orchestra_net::serve::asked_to_stop() => interrupted?,
         never = scheduling.run_elected(&election) => match never {},
     }
     election.release().await;

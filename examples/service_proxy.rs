@@ -27,7 +27,7 @@ async fn main() -> anyhow::Result<()> {
     let proxy = ServiceProxy::new(&informers, Arc::new(UserspaceProxy::new()), node);
     tokio::select! {
         biased;
-        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+        interrupted = orchestra_net::serve::asked_to_stop() => Ok(interrupted?),
         never = proxy.run() => match never {},
     }
 }
