@@ -30,6 +30,17 @@ fn a_critical_pod_takes_the_place_of_less_important_ones() {
 }
 
 #[test]
+fn gangs_start_whole_one_after_the_other() {
+    let output = Command::new(example("gangs")).output().expect("it starts");
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let alone = "as pods by themselves: {\"blue\": 2, \"red\": 2}: none is whole, and none will ever be";
+    assert!(said.lines().any(|line| line == alone), "{said}");
+    let gangs = "as gangs:              {\"blue\": 0, \"red\": 3}, and once red has ended {\"blue\": 3}";
+    assert!(said.lines().any(|line| line == gangs), "{said}");
+}
+
+#[test]
 fn a_configuration_that_means_nothing_is_named_by_its_field() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("scheduler.yaml");

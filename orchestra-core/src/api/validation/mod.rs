@@ -17,6 +17,7 @@ mod disruption;
 mod endpoints;
 mod env;
 mod pod;
+mod pod_group;
 mod probe;
 #[cfg(test)]
 mod properties;
@@ -44,6 +45,7 @@ pub use config::{
 pub use disruption::{pod_disruption_budget, pod_disruption_budget_update};
 pub use endpoints::{SLICE_ENDPOINTS_MAX, endpoint_slice, endpoint_slice_update, endpoints, endpoints_update};
 pub use pod::{pod, pod_update};
+pub use pod_group::{pod_group, pod_group_update};
 pub use rbac::{
     cluster_role, cluster_role_binding, cluster_role_binding_update, cluster_role_update, role, role_binding,
     role_binding_update, role_update,

@@ -14,6 +14,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use k8s_openapi::api::scheduling::v1::PriorityClass;
+use k8s_openapi::api::scheduling::v1beta1::PodGroup;
 use k8s_openapi::api::storage::v1::StorageClass;
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
@@ -88,6 +89,7 @@ kinds! {
     cluster_role_bindings_default_once_and_check_without_panic: ClusterRoleBinding, defaults::cluster_role_binding, cluster_role_binding, cluster_role_binding_update;
     pod_disruption_budgets_default_once_and_check_without_panic: PodDisruptionBudget, defaults::pod_disruption_budget, pod_disruption_budget, pod_disruption_budget_update;
     priority_classes_default_once_and_check_without_panic: PriorityClass, defaults::priority_class, priority_class, priority_class_update;
+    pod_groups_default_once_and_check_without_panic: PodGroup, |_| {}, pod_group, pod_group_update;
     storage_classes_default_once_and_check_without_panic: StorageClass, defaults::storage_class, storage_class, storage_class_update;
 }
 

@@ -2,6 +2,7 @@
 
 mod bind;
 mod preempt;
+mod units;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,10 +28,13 @@ use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 use tracing::Instrument as _;
 
-use self::preempt::Preemption;
+use self::{
+    preempt::Preemption,
+    units::{Confined, Groups, Units, domains},
+};
 use super::{
-    Ask, Budget, Detect, Heard, Left, NodeInfo, Op, Plan, PodId, PodView, Scheduler, Snapshot, Trial, Unit, UnitId,
-    apply,
+    Ask, Budget, Detect, Heard, Left, NodeId, NodeInfo, Op, Plan, PodId, PodView, Scheduler, Snapshot, Trial, Unit,
+    UnitId, apply,
     metrics::{Metrics, Result},
     queue::Queue,
     wording,
@@ -51,10 +55,12 @@ const STEPS_MAX: NonZeroU32 = NonZeroU32::MAX;
 /// Binds the pods that name one scheduler to the nodes that it chooses, on any Kubernetes API.
 pub struct SchedulingLoop {
     client: Client,
+    informers: Informers,
     pods: Lister<Pod>,
     nodes: Lister<Node>,
     budgets: Lister<PodDisruptionBudget>,
     namespaces: Lister<Namespace>,
+    groups: Groups,
     profiles: Vec<Profile>,
     /// Whose turn it is.
     turn: usize,
@@ -99,6 +105,8 @@ impl SchedulingLoop {
             nodes: informers.of(),
             budgets: informers.of(),
             namespaces: informers.of(),
+            groups: Groups::default(),
+            informers: informers.clone(),
             client,
             profiles: Vec::new(),
             turn: 0,
@@ -151,12 +159,21 @@ impl SchedulingLoop {
         loop {
             let scheduling = &mut self;
             let serve = async move |client| {
-                scheduling.client = client;
+                scheduling.write_by(client);
                 scheduling.serve().await
             };
             if let Ok(never) = election.led(serve).await {
                 return never;
             }
+        }
+    }
+
+    fn write_by(&mut self, client: Client) {
+        self.client = client;
+        let names: Vec<String> = self.profiles.iter().map(|profile| profile.name.clone()).collect();
+        let recorders: Vec<Recorder> = names.iter().map(|name| self.recorder(name)).collect();
+        for (profile, recorder) in self.profiles.iter_mut().zip(recorders) {
+            profile.recorder = recorder;
         }
     }
 
@@ -167,13 +184,16 @@ impl SchedulingLoop {
         self.nodes.synced().await;
         self.budgets.synced().await;
         self.namespaces.synced().await;
-        let (mut pods, mut nodes) = (self.pods.subscribe(), self.nodes.subscribe());
+        self.groups = Groups::discover(&self.client, &self.informers).await;
+        let (mut pods, mut nodes, mut groups) =
+            (self.pods.subscribe(), self.nodes.subscribe(), self.groups.subscribe());
         loop {
             let timer = self.queue.next_at();
             tokio::select! {
                 biased;
                 change = pods.next() => self.pod_changed(&change),
                 change = nodes.next() => self.node_changed(&change),
+                _ = async { groups.as_mut().expect("there are such").next().await }, if groups.is_some() => self.queue.wake(),
                 () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {}
             }
             for turn in 0..self.profiles.len() {
@@ -232,43 +252,73 @@ impl SchedulingLoop {
         let pods = self.pods.list();
         let waiting: BTreeSet<String> = pods.iter().filter(|pod| self.waits(pod)).filter_map(|pod| pod.uid()).collect();
         self.queue.retain(|uid| waiting.contains(uid));
-        let now = Instant::now();
         let planning = self.now_planning().name.clone();
-        let is_due = |pod: &Arc<Pod>| self.queue.is_due(&pod.uid().unwrap_or_default(), now);
-        let due = |pod: &Arc<Pod>| scheduler_of(pod) == planning && self.waits(pod) && is_due(pod);
-        let count = pods.iter().filter(|pod| due(pod)).count();
-        if count == 0 {
-            self.count_pending(&pods);
-            return;
+        let (mut present, Units { mut units, confined, incomplete }) = self.gather(&pods, &planning);
+        for (id, lacks) in incomplete {
+            self.tell(&present[id.0 as usize], lacks, None).await;
         }
-        let span = tracing::debug_span!("schedule", scheduler = planning, pods = count);
-        let is_present = |pod: &&Arc<Pod>| due(pod) || self.place_of(pod).is_some() || self.nomination(pod).is_some();
-        let present: Vec<Arc<Pod>> = pods.iter().filter(is_present).cloned().collect();
-        let snapshot = self.snapshot(&present);
-        let units = units(&present, |pod| due(pod), &*self.clock);
-        let ask = Ask {
-            now: self.clock.now(),
-            seed: self.entropy.next_u64(),
-            snapshot: &snapshot,
-            pending: &units,
-            scope: None,
-            steps_max: STEPS_MAX,
-        };
-        let plan = span.in_scope(|| self.now_planning().scheduler.plan(&ask));
+        for gang in &confined {
+            self.confine(gang, &present).await;
+        }
+        if !confined.is_empty() {
+            // They have taken places.
+            (present, Units { units, .. }) = self.gather(&pods, &planning);
+        }
+        if !units.is_empty() {
+            let snapshot = self.snapshot(&present);
+            self.serve_units(&units, &present, &snapshot, None).await;
+        }
+        self.count_pending(&pods);
+    }
+
+    /// Has units planned for, and carries the plan out.
+    async fn serve_units(
+        &mut self,
+        units: &[Unit],
+        present: &[Arc<Pod>],
+        snapshot: &Snapshot,
+        scope: Option<&[NodeId]>,
+    ) {
+        let planning = &self.now_planning().name;
+        let span = tracing::debug_span!("schedule", scheduler = planning, units = units.len());
+        let (now, seed) = (Instant::now(), self.entropy.next_u64());
+        let plan = span.in_scope(|| self.plan(units, snapshot, scope, seed));
         let took = now.elapsed();
-        let (bindings, preemptions) = self.checked(&plan, &present, &snapshot);
+        let (bindings, preemptions) = self.checked(&plan, present, snapshot);
         async {
             self.bind(bindings, took).await;
             for preemption in preemptions {
                 self.preempt(preemption, took).await;
             }
             for left in &plan.left {
-                self.leave(left, &units, &present, &snapshot, took).await;
+                self.leave(left, units, present, snapshot, took).await;
             }
         }
         .instrument(span)
         .await;
-        self.count_pending(&pods);
+    }
+
+    /// Asks the scheduler whose turn it is.
+    fn plan(&mut self, units: &[Unit], snapshot: &Snapshot, scope: Option<&[NodeId]>, seed: u64) -> Plan {
+        let now = self.clock.now();
+        let ask = Ask { now, seed, snapshot, pending: units, scope, steps_max: STEPS_MAX };
+        self.now_planning().scheduler.plan(&ask)
+    }
+
+    /// Places a gang in the domain that takes the most of its pods, the first of those.
+    async fn confine(&mut self, gang: &Confined, present: &[Arc<Pod>]) {
+        let (snapshot, units) = (self.snapshot(present), std::slice::from_ref(&gang.unit));
+        let seed = self.entropy.next_u64();
+        let mut best: (usize, Option<Vec<NodeId>>) = (0, None);
+        for nodes in domains(&snapshot, &gang.topology, &gang.placed) {
+            let plan = self.plan(units, &snapshot, Some(&nodes), seed);
+            let placed =
+                plan.steps.iter().flat_map(|step| &step.ops).filter(|op| matches!(op, Op::Place { .. })).count();
+            if best.1.is_none() || placed > best.0 {
+                best = (placed, Some(nodes));
+            }
+        }
+        self.serve_units(units, present, &snapshot, Some(&best.1.unwrap_or_default())).await;
     }
 
     /// The cluster as the pods that matter, nodes and budgets say.
@@ -406,28 +456,6 @@ impl SchedulingLoop {
             ..Default::default()
         })
     }
-}
-
-/// A unit for each pod that is due, highest priority first, then the longest waiting.
-fn units(pods: &[Arc<Pod>], due: impl Fn(&Arc<Pod>) -> bool, clock: &dyn Clock) -> Vec<Unit> {
-    let mut units: Vec<Unit> = pods
-        .iter()
-        .enumerate()
-        .filter(|(_, pod)| due(pod))
-        .map(|(at, pod)| {
-            let id = u32::try_from(at).expect("a cluster has less than 2^32 pods");
-            Unit {
-                id: UnitId(id),
-                pods: vec![PodId(id)],
-                pods_min: 1,
-                priority: pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0),
-                queue: pod.namespace().unwrap_or_default().into(),
-                since: pod.metadata.creation_timestamp.as_ref().map_or_else(|| clock.now(), |time| time.0),
-            }
-        })
-        .collect();
-    units.sort_by_key(|unit| (std::cmp::Reverse(unit.priority), unit.since, unit.id));
-    units
 }
 
 /// The name of the scheduler that a pod is for.

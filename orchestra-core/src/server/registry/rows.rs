@@ -19,7 +19,7 @@ use k8s_openapi::{
         events,
         policy::v1::PodDisruptionBudget,
         rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding},
-        scheduling::v1::PriorityClass,
+        scheduling::{v1::PriorityClass, v1beta1::PodGroup},
         storage::v1::StorageClass,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -353,6 +353,7 @@ fn workloads() -> Vec<Kind> {
 }
 
 /// What the cluster itself needs.
+#[expect(clippy::too_many_lines, reason = "a table: each kind is a row")]
 fn cluster() -> Vec<Kind> {
     vec![
         Kind {
@@ -386,6 +387,16 @@ fn cluster() -> Vec<Kind> {
                 defaults::priority_class,
                 (validation::priority_class, validation::priority_class_update),
                 columns::PRIORITY_CLASS,
+            )
+        },
+        Kind {
+            subresources: &["status"],
+            ..row::<PodGroup>(
+                "podgroups",
+                "podgroup",
+                |_| (),
+                (validation::pod_group, validation::pod_group_update),
+                plain(plain_row),
             )
         },
         Kind {

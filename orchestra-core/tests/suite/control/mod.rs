@@ -3,6 +3,7 @@
 mod conformance;
 mod election;
 mod fencing;
+mod gangs;
 mod network;
 mod preemption;
 mod repair;

@@ -20,12 +20,19 @@ pub(crate) struct Network {
     created: Arc<AtomicUsize>,
     refusals: Arc<AtomicUsize>,
     lag: Duration,
+    /// What paths begin with that nobody serves.
+    absent: Option<&'static str>,
 }
 
 impl Network {
     /// A network on which watches tell everything this much later.
     pub(crate) fn lagging(lag: Duration) -> Self {
         Self { lag, ..Self::default() }
+    }
+
+    /// A network to an API without what is under a path.
+    pub(crate) fn without(path: &'static str) -> Self {
+        Self { absent: Some(path), ..Self::default() }
     }
 
     /// From now on, or until healed, nothing gets through, and nobody is told so.
@@ -50,11 +57,16 @@ impl Network {
     /// A client over this network.
     pub(crate) fn client(&self, inner: &Client) -> Client {
         let (network, inner) = (self.clone(), inner.clone());
-        let service = tower::service_fn(move |request: Request<Body>| {
+        let service = tower::service_fn(move |mut request: Request<Body>| {
             let (network, inner) = (network.clone(), inner.clone());
             async move {
                 if network.cut.load(Ordering::Relaxed) {
                     std::future::pending::<()>().await;
+                }
+                if let Some(absent) = network.absent
+                    && let Some(rest) = request.uri().path().strip_prefix(absent)
+                {
+                    *request.uri_mut() = format!("/apis/absent.example/v1{rest}").parse()?;
                 }
                 if request.uri().path().ends_with("/binding") && network.loses_binding() {
                     return Err(tower::BoxError::from("lost"));
