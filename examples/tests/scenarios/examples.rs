@@ -29,6 +29,20 @@ fn a_critical_pod_takes_the_place_of_less_important_ones() {
     assert!(said.contains("batch-2: Preempted by pod"), "{said}");
 }
 
+/// In the laboratory, in this process, and behind the kubeconfig of an API server of its own or of another process.
+#[test]
+fn one_scheduler_plans_the_same_in_three_places() {
+    ends_with("three_places", "the same plan in three places");
+    let cluster = SeparateCluster::server();
+    for round in ["with nothing there", "with what the first left"] {
+        let kubeconfig = cluster.kubeconfig();
+        let output = Command::new(example("three_places")).arg("--kubeconfig").arg(kubeconfig).output();
+        let output = output.expect("the example starts");
+        assert!(output.status.success(), "{round}: {}", text(&output.stderr));
+        assert!(text(&output.stdout).ends_with("the same plan in three places\n"), "{round}");
+    }
+}
+
 #[test]
 fn gangs_start_whole_one_after_the_other() {
     let output = Command::new(example("gangs")).output().expect("it starts");

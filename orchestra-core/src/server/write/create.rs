@@ -136,11 +136,13 @@ impl Inner {
         }
         Ok(Check::Unchanged(key, entry.modified))
     }
+
     /// What the server sets on every new object (SEMANTICS 24).
     fn stamp(&self, kind: &Kind, object: &mut Object) {
         let now = now_text(self.clock.now());
         let uid = self.entropy.uuid().to_string();
-        if kind.has("status") {
+        // A node's kubelet is its observer, and tells what it has as it registers it.
+        if kind.has("status") && kind.kind != "Node" {
             object.remove("status");
         }
         let has_generation = kind.has_generation();

@@ -28,6 +28,19 @@ async fn the_server_names_stamps_and_counts_a_new_object() {
     assert_eq!(cluster.get(&format!("{DEPLOYMENTS}/web")).await.ok(), made);
 }
 
+/// A kubelet registers its node with what that has, so that no scheduler sees one with nothing.
+#[tokio::test(start_paused = true)]
+async fn a_node_is_created_with_its_status() {
+    let cluster = Cluster::new();
+    let status = json!({ "allocatable": { "cpu": "4" }, "conditions": [{ "type": "Ready", "status": "True" }] });
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" }, "status": status });
+    let made = cluster.post("/api/v1/nodes", &node).await.ok();
+    assert_eq!(
+        (&made["status"]["allocatable"], &made["status"]["conditions"]),
+        (&status["allocatable"], &status["conditions"])
+    );
+}
+
 /// SEMANTICS 21 and 24.
 #[tokio::test(start_paused = true)]
 async fn a_name_is_taken_once_and_a_uid_never_again() {
