@@ -19,8 +19,10 @@ pub(super) enum Fault {
     WrongEndpoint,
     /// It asked for history that is compacted.
     Compacted,
-    /// It asked for more in one answer than the client takes.
+    /// It asked for more in one answer than the client takes, or the server sends.
     AnswerTooLarge,
+    /// No answer came in the time that one member has for it.
+    NoAnswer,
     /// It has more bytes than the server takes.
     RequestTooLarge,
     /// It has more operations than the server takes.
@@ -36,6 +38,7 @@ pub(super) fn fault(error: &ClientError) -> Fault {
     match status.code() {
         Code::OutOfRange if message.contains("compacted") => Fault::Compacted,
         Code::OutOfRange if message.contains("message length too large") => Fault::AnswerTooLarge,
+        Code::ResourceExhausted if message.contains("trying to send message larger than max") => Fault::AnswerTooLarge,
         Code::InvalidArgument if message.contains("request is too large") => Fault::RequestTooLarge,
         Code::ResourceExhausted if message.contains("larger than max") => Fault::RequestTooLarge,
         Code::InvalidArgument if message.contains("too many operations") => Fault::TooManyOperations,
@@ -85,6 +88,10 @@ mod tests {
         assert_eq!(of(Code::Unavailable, "etcdserver: request timed out"), Fault::Unknown);
         assert_eq!(of(Code::Unavailable, "etcdserver: leader changed"), Fault::Unknown);
         assert_eq!(of(Code::InvalidArgument, "etcdserver: request is too large"), Fault::RequestTooLarge);
+        let sent = "grpc: trying to send message larger than max (3 vs. 2)";
+        assert_eq!(of(Code::ResourceExhausted, sent), Fault::AnswerTooLarge);
+        let received = "grpc: received message larger than max (3 vs. 2)";
+        assert_eq!(of(Code::ResourceExhausted, received), Fault::RequestTooLarge);
         let compacted = "etcdserver: mvcc: required revision has been compacted";
         assert_eq!(of(Code::OutOfRange, compacted), Fault::Compacted);
         assert_eq!(of(Code::PermissionDenied, "etcdserver: permission denied"), Fault::Refused);

@@ -21,6 +21,9 @@ use super::{
 /// How long to wait when no member answered.
 const RETRY: Duration = Duration::from_millis(50);
 
+/// For how many attempts there is time in one call, if there are so many members, or less to be asked for.
+const ATTEMPTS: usize = 3;
+
 /// A client for each member; one is asked until it fails.
 pub(super) struct Members {
     clients: Vec<OnceCell<Client>>,
@@ -33,6 +36,8 @@ pub(super) struct Members {
 pub(super) enum Repeat {
     Safe,
     Unsafe,
+    /// Only with less to answer, if the time that one member has for it was not enough.
+    Smaller,
 }
 
 impl Members {
@@ -72,7 +77,8 @@ impl Members {
     {
         let deadline = Instant::now() + self.options.request_timeout;
         // Leaves time for another member when one hangs.
-        let share = u32::try_from(self.clients.len().clamp(1, 3)).unwrap_or(1);
+        let least = if repeat == Repeat::Smaller { ATTEMPTS } else { 1 };
+        let share = u32::try_from(self.clients.len().clamp(least, ATTEMPTS)).unwrap_or(1);
         // How many in a row can't be waited for.
         let mut wrong = 0;
         loop {
@@ -88,10 +94,14 @@ impl Members {
                     let fault = fault(&error);
                     (translate(error), fault)
                 }
+                Err(_) if repeat == Repeat::Smaller => {
+                    self.leave(number);
+                    return Ok(Err(Fault::NoAnswer));
+                }
                 Err(elapsed) => (Error::Unavailable(elapsed.into()), Fault::Unknown),
             };
             match fault {
-                Fault::Compacted | Fault::AnswerTooLarge => return Ok(Err(fault)),
+                Fault::Compacted | Fault::AnswerTooLarge | Fault::NoAnswer => return Ok(Err(fault)),
                 Fault::Refused | Fault::RequestTooLarge | Fault::TooManyOperations => return Err(error),
                 Fault::WrongEndpoint if wrong + 1 >= self.clients.len() => return Err(error),
                 Fault::NotCarriedOut | Fault::Unknown | Fault::WrongEndpoint => self.leave(number),

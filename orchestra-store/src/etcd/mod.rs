@@ -35,10 +35,12 @@ pub use self::options::{EtcdOptions, EtcdTls, EtcdUser};
 
 /// The largest answer to a read that is taken from etcd; a listing asks for less if one is larger.
 const MESSAGE_BYTES_MAX: usize = 8 << 20;
-/// How many bytes of values a page of a listing is meant to have, and how many entries the first one asks for.
+/// How many bytes of values a page of a listing is meant to have, and how many entries the first one asks for. The next asks
+/// for twice as many at most: etcd reads all it is asked for, whatever size that has, and entries of one size are often
+/// beside each other.
 const PAGE_BYTES: usize = 2 << 20;
-const PAGE_ENTRIES: usize = 512;
-const PAGE_ENTRIES_MAX: usize = 16_384;
+const PAGE_ENTRIES: usize = 128;
+const PAGE_ENTRIES_MAX: usize = 2_048;
 
 /// A store on an etcd, of one member or several.
 ///
@@ -83,12 +85,12 @@ impl EtcdStore {
         Ok(store)
     }
 
-    async fn range(&self, from: Vec<u8>, options: GetOptions) -> Result<Result<GetResponse, Fault>> {
+    async fn range(&self, from: Vec<u8>, options: GetOptions, repeat: Repeat) -> Result<Result<GetResponse, Fault>> {
         let call = |client: Client| {
             let (from, options) = (from.clone(), options.clone());
             async move { client.kv_client().max_decoding_message_size(MESSAGE_BYTES_MAX).get(from, Some(options)).await }
         };
-        let answer = self.members.call(Repeat::Safe, call).await?;
+        let answer = self.members.call(repeat, call).await?;
         if let Ok(answer) = &answer {
             self.saw(revision(answer.header().map_or(0, |header| header.revision())));
         }
@@ -107,15 +109,22 @@ impl EtcdStore {
         end.pop();
         end.push(b'/' + 1);
         let (mut from, mut limit) = (start, PAGE_ENTRIES);
+        let time = self.members.options().request_timeout;
+        let mut deadline = Instant::now() + time;
         let mut listing = Listing { revision: Revision(0), entries: Vec::new() };
         loop {
             let options = GetOptions::new()
                 .with_range(end.clone())
                 .with_limit(i64::try_from(limit).unwrap_or(i64::MAX))
                 .with_revision(number(listing.revision));
-            let page = match self.range(from.clone(), options).await? {
+            let page = match self.range(from.clone(), options, Repeat::Smaller).await? {
                 Ok(page) => page.0,
                 Err(Fault::AnswerTooLarge) if limit > 1 => {
+                    limit = (limit / 8).max(1);
+                    continue;
+                }
+                // It may have been more than can be read in time.
+                Err(Fault::NoAnswer) if Instant::now() < deadline => {
                     limit = (limit / 8).max(1);
                     continue;
                 }
@@ -126,7 +135,8 @@ impl EtcdStore {
                 listing.revision = revision(page.header.map_or(0, |header| header.revision));
             }
             let bytes: usize = page.kvs.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
-            limit = (PAGE_BYTES * page.kvs.len() / bytes.max(1)).clamp(1, PAGE_ENTRIES_MAX);
+            limit = next_limit(limit, page.kvs.len(), bytes);
+            deadline = Instant::now() + time;
             let last = page.kvs.last().map(|pair| pair.key.clone());
             listing.entries.extend(page.kvs.into_iter().filter_map(|pair| self.keyspace.entry(pair)));
             match last {
@@ -140,14 +150,23 @@ impl EtcdStore {
     }
 }
 
+/// How many entries to ask for after a page of so many, which were `limit` at most.
+fn next_limit(limit: usize, entries: usize, bytes: usize) -> usize {
+    (PAGE_BYTES * entries / bytes.max(1)).clamp(1, PAGE_ENTRIES_MAX.min(2 * limit))
+}
+
 fn unexpected(fault: Fault) -> Error {
+    if fault == Fault::NoAnswer {
+        return Error::Unavailable("no member answered in time".into());
+    }
     Error::Unavailable(format!("etcd's answer can't be used: {fault:?}").into())
 }
 
 #[async_trait]
 impl Store for EtcdStore {
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        let answer = self.range(self.keyspace.at(key.as_str()), GetOptions::new()).await?.map_err(unexpected)?;
+        let answer =
+            self.range(self.keyspace.at(key.as_str()), GetOptions::new(), Repeat::Safe).await?.map_err(unexpected)?;
         Ok(answer.0.kvs.into_iter().find_map(|pair| self.keyspace.entry(pair)))
     }
 
@@ -167,7 +186,7 @@ impl Store for EtcdStore {
 
     async fn revision(&self) -> Result<Revision> {
         let options = GetOptions::new().with_keys_only();
-        let answer = self.range(self.keyspace.marker(), options).await?.map_err(unexpected)?;
+        let answer = self.range(self.keyspace.marker(), options, Repeat::Safe).await?.map_err(unexpected)?;
         let now = revision(answer.header().map_or(0, |header| header.revision()));
         self.asked.raise(now);
         Ok(now)
@@ -200,6 +219,29 @@ impl Store for EtcdStore {
             // It has been compacted that far.
             Ok(_) | Err(Fault::Compacted) => Ok(()),
             Err(fault) => Err(unexpected(fault)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{PAGE_BYTES, PAGE_ENTRIES, PAGE_ENTRIES_MAX, next_limit};
+
+    proptest! {
+        /// Pages have about as many bytes as they should; and where entries grow, no more than twice as many come as before.
+        #[test]
+        fn a_page_is_no_larger_than_the_entries_before_make_it(
+            sizes in prop::collection::vec(prop_oneof![1..100_usize, 1_000..100_000_usize, 1_400_000..1_500_000_usize], 1..40),
+        ) {
+            let mut limit = PAGE_ENTRIES;
+            for size in sizes {
+                let before = limit;
+                limit = next_limit(limit, limit, limit * size);
+                prop_assert!((1..=PAGE_ENTRIES_MAX.min(2 * before)).contains(&limit));
+                prop_assert!(limit * size <= PAGE_BYTES || limit == 1);
+            }
         }
     }
 }
