@@ -2,7 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "a campaign tells what its watchers met")]
 
-use std::{env, fs, sync::Arc, time::Duration};
+use std::{env, fs, future::ready, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -33,7 +33,11 @@ const PAUSES_EVERY: u64 = 64;
 const LEAVES_EVERY: u64 = 50;
 const WRITERS: u64 = 64;
 const COMPACTION_INTERVAL: Duration = Duration::from_millis(100);
-/// How much the process may grow, in a campaign: the history of a store and what 1,000 watches hold.
+/// How many watches nobody reads until all is written.
+const STALLED: usize = 20;
+/// How many batches each of them may be told before it is told that it is behind: what a store keeps for one that is slow.
+const STALLED_BATCHES_MAX: usize = 4_096;
+/// How much the process may grow at any time, in a campaign: the history of a store and what 1,000 watches hold.
 const GROWTH_BYTES_MAX: u64 = 192 << 20;
 /// How long no watcher may hear anything.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -65,9 +69,13 @@ struct Met {
 async fn fan_out(store: Arc<dyn Store>) {
     let asked = env::var(COMMITS_VARIABLE).ok().map(|text| text.parse::<u64>().expect("a number of commits"));
     let each = (asked.unwrap_or(COMMITS) / WATCHERS).max(1);
-    let resident = resident_bytes();
+    let resident = memory_bytes("VmRSS:");
     let entropy = Entropy::seeded(14);
     let start = store.revision().await.expect("a revision");
+    let mut stalled = Vec::new();
+    for _ in 0..STALLED {
+        stalled.push(store.watch(&Prefix::all(), start).await.expect("a watch"));
+    }
     let mut watchers = JoinSet::new();
     for number in 0..WATCHERS {
         let watcher = Watcher {
@@ -101,7 +109,12 @@ async fn fan_out(store: Arc<dyn Store>) {
         met.compactions += one.compactions;
     }
     compaction.abort();
-    let growth = resident_bytes().saturating_sub(resident);
+    for watch in stalled {
+        let told = watch.take(STALLED_BATCHES_MAX).take_while(|item| ready(item.is_ok())).count();
+        let told = timeout(SILENCE_MAX, told).await.expect("the watch goes on");
+        assert!(told < STALLED_BATCHES_MAX, "what nobody reads is kept for ever");
+    }
+    let growth = memory_bytes("VmHWM:").saturating_sub(resident);
     println!("{} commits, {met:?}, grown by {} KiB", each * WATCHERS, growth >> 10);
     assert!(met.disconnects > 0 && met.compactions > 0, "the watchers were spared: {met:?}");
     assert!(asked.is_none() || growth < GROWTH_BYTES_MAX, "grown by {growth} bytes");
@@ -238,9 +251,9 @@ fn count_of(entry: &Entry) -> u64 {
     u64::from_be_bytes(entry.value.as_ref().try_into().expect("eight bytes"))
 }
 
-/// What the process holds in memory; nothing where the system has no such file.
-fn resident_bytes() -> u64 {
+/// What the process holds in memory, or held at most, as a line of its status tells; nothing where the system has no such.
+fn memory_bytes(field: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
     line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).map_or(0, |kib| kib << 10)
 }
