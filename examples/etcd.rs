@@ -56,10 +56,15 @@ async fn server(name: &str, data: &Path, etcd: EtcdOptions) -> anyhow::Result<Se
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::ERROR).init();
-    Command::new("etcd")
-        .arg("--version")
-        .output()
-        .context("`etcd` is not in PATH: install it, for example etcd-server")?;
+    tokio::select! {
+        biased;
+        stopped = orchestra_net::serve::asked_to_stop() => Ok(stopped?),
+        done = demonstrate() => done,
+    }
+}
+
+async fn demonstrate() -> anyhow::Result<()> {
+    Command::new("etcd").arg("--version").output().context("no `etcd` in PATH: install it, as etcd-server")?;
     let (data, mut etcd) = (tempfile::tempdir()?, EtcdCluster::start().await);
     let first = server("server-1", data.path(), etcd.options()).await?;
     for lease in ["kube-controller-manager", "kube-scheduler"] {
@@ -100,7 +105,7 @@ async fn main() -> anyhow::Result<()> {
     ready(client, 5).await?;
     println!("server-2: 5 pods run; nothing was lost");
     if std::env::args().any(|argument| argument == "--stay") {
-        orchestra_net::serve::asked_to_stop().await?;
+        std::future::pending::<()>().await;
     }
     Ok(())
 }
