@@ -13,7 +13,8 @@ use super::key_ring::{DecryptError, KeyRing, Nonces, OVERHEAD_BYTES_MAX};
 /// A store whose values are encrypted in the store underneath, by AES-256-GCM.
 ///
 /// Keys, revisions and the length of values are open to whoever sees that store; what they hold is not. A value opens
-/// only where it was written: moved to another key, it is refused. An older value of the same key that is put back is not
+/// only where it was written: moved to another key, it is refused. That is the key as this store has it: over stores with
+/// different prefixes of one place, such as two [`Prefixed`](super::Prefixed), take a key ring for each. An older value of the same key that is put back is not
 /// noticed. Checks go by revisions, which encryption leaves alone.
 ///
 /// The largest value is smaller than the contract's by a header; see [`value_bytes_max`](Self::value_bytes_max).
