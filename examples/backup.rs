@@ -13,7 +13,10 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use futures::future::try_join;
-use orchestra_core::store::{Key, Prefix, Revision, Store, Txn};
+use orchestra_core::{
+    clock::SystemClock,
+    store::{Key, Prefix, Revision, Store, Txn},
+};
 use orchestra_store::{DurableOptions, DurableStore, durable};
 
 #[derive(Parser)]
@@ -80,7 +83,7 @@ fn verify(path: &Path) -> anyhow::Result<durable::Report> {
 }
 
 fn restore(from: &Path, data: &Path) -> anyhow::Result<Revision> {
-    let revision = durable::restore(from, data)?;
+    let revision = durable::restore(from, data, &SystemClock)?;
     println!("restored {} at {revision}", data.display());
     Ok(revision)
 }

@@ -4,7 +4,10 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use orchestra_core::store::{Listing, Prefix, Revision};
+use orchestra_core::{
+    clock::Clock,
+    store::{Listing, Prefix, Revision},
+};
 use tokio::{sync::oneshot, task::spawn_blocking};
 
 use super::{
@@ -12,15 +15,15 @@ use super::{
     codec::FileKind,
     disk::{Directory, Disk},
     error::DurableError,
-    files::{create_log, draft_name, file_name, holds_store, remove, remove_drafts},
+    files::{create_log, draft_name, file_name, holds_store, is_own_file, remove, remove_drafts},
     lock::Lock,
     reader::Reader,
     recover,
 };
 use crate::state::HistoryLimits;
 
-/// How far a restored store is ahead of its backup, so that no revision is used again that the lost store gave out after
-/// it: at a thousand commits a second, those of eleven days.
+/// How far a restored store is ahead of its backup at least, so that no revision is used again that the lost store gave out
+/// after it: at a thousand commits a second, those of eleven days.
 const RESTORE_SKIPS_REVISIONS: u64 = 1_000_000_000;
 
 /// What [`verify`] has read.
@@ -51,7 +54,7 @@ impl DurableStore {
     /// # Errors
     ///
     /// [`DurableError::Occupied`] if there is the file, or the draft of another backup to it, which may be one that a crash
-    /// ended; and [`DurableError::Io`].
+    /// ended; [`DurableError::Reserved`] if its name is one of a store's own files; and [`DurableError::Io`].
     pub async fn backup(&self, file: impl AsRef<Path>) -> Result<Revision, DurableError> {
         let file = file.as_ref().to_owned();
         let listing = self.view.list(&Prefix::all());
@@ -69,6 +72,9 @@ impl DurableStore {
 /// Writes a listing to a file that is not there, nor is its draft, which another backup may be writing.
 fn write_new(file: &Path, listing: &Listing, stop: impl Fn() -> bool) -> Result<(), DurableError> {
     let (directory, name) = split(file).map_err(DurableError::io(file))?;
+    if is_own_file(&name) {
+        return Err(DurableError::Reserved { path: file.to_owned() });
+    }
     if file.try_exists().map_err(DurableError::io(file))? {
         return Err(DurableError::Occupied { path: file.to_owned() });
     }
@@ -80,17 +86,24 @@ fn write_new(file: &Path, listing: &Listing, stop: impl Fn() -> bool) -> Result<
 
 /// Makes a store in `directory`, which must hold none, of a backup; returns its revision.
 ///
-/// It is far ahead of that of the backup: a watch of the lost store fails with `Compacted` and lists again, whatever it had
-/// seen, and no revision comes twice. Entries keep the revisions that they had. It blocks while it reads and writes.
+/// It is far ahead of that of the backup, and at least the microseconds from 1970 to now by `clock`: so it is ahead of every
+/// store that had less than a million commits a second, be it one that was restored of the same backup before. A watch of
+/// such a store fails with `Compacted` and lists again, whatever it had seen, and no revision comes twice. Entries keep the
+/// revisions that they had. It blocks while it reads and writes.
 ///
 /// # Errors
 ///
 /// [`DurableError::Occupied`] if there is a store. Whatever the error, there is none afterwards unless there was one before.
-pub fn restore(backup: impl AsRef<Path>, directory: impl AsRef<Path>) -> Result<Revision, DurableError> {
+pub fn restore(
+    backup: impl AsRef<Path>,
+    directory: impl AsRef<Path>,
+    clock: &dyn Clock,
+) -> Result<Revision, DurableError> {
     let (mut listing, _) = read(backup.as_ref())?;
     let revision = listing.revision.0.checked_add(RESTORE_SKIPS_REVISIONS);
     let out_of_range = || DurableError::corrupt(backup.as_ref(), 0, "the revision is out of range");
-    listing.revision = Revision(revision.ok_or_else(out_of_range)?);
+    let now = u64::try_from(clock.now().as_microsecond()).unwrap_or(0);
+    listing.revision = Revision(revision.ok_or_else(out_of_range)?.max(now));
     let lock = Lock::acquire(directory.as_ref())?;
     let disk: Arc<dyn Disk> = Arc::new(lock.disk()?);
     restore_to(&disk, &listing)?;

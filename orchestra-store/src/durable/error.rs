@@ -21,6 +21,12 @@ pub enum DurableError {
         /// The file, or the directory of a store.
         path: PathBuf,
     },
+    /// What is to be made has a name that a store gives to files of its own: choose another.
+    #[error("{} is called as a store calls its own files", path.display())]
+    Reserved {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is no store, and none was to be made.
     #[error("{} holds no store", directory.display())]
     Absent {

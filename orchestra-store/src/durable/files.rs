@@ -8,7 +8,9 @@ use super::{
     codec::{FORMAT, FileKind, Frames, Record},
     disk::{Disk, Media},
     error::DurableError,
+    lock::LOCK,
     log::{End, Log},
+    reserve::RESERVE,
     seal::SEAL,
 };
 use crate::state::Commit;
@@ -54,6 +56,12 @@ pub(super) fn holds_store(disk: &dyn Disk) -> Result<bool, DurableError> {
 /// Whether a file of that name is a store's.
 fn is_file(name: &str) -> bool {
     name == SEAL || [FileKind::Log, FileKind::Checkpoint].iter().any(|kind| revision_of(*kind, name).is_some())
+}
+
+/// Whether a store gives that name to a file of its own, be it not whole yet.
+pub(super) fn is_own_file(name: &str) -> bool {
+    let name = name.strip_suffix(DRAFT).unwrap_or(name);
+    is_file(name) || [LOCK, RESERVE].contains(&name)
 }
 
 /// The name of a file until it is whole.

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// The file that is locked.
-const LOCK: &str = "LOCK";
+pub(super) const LOCK: &str = "LOCK";
 /// How often a lock that another process has is tried again, and what is waited before each: a second in all, for a process
 /// that was killed holds its lock until the kernel has cleared it away.
 const LOCK_TRIES: u32 = 50;

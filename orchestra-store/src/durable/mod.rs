@@ -38,7 +38,7 @@ mod full_disk;
 mod simulated;
 
 use std::{
-    path::{Path, PathBuf},
+    path::{self, Path, PathBuf},
     sync::Arc,
 };
 
@@ -153,7 +153,8 @@ impl DurableStore {
     ///
     /// See [`DurableError`].
     pub fn open_with(directory: impl AsRef<Path>, options: DurableOptions) -> Result<Self, DurableError> {
-        let directory = directory.as_ref();
+        // Whatever becomes the current directory later.
+        let directory = &path::absolute(directory.as_ref()).map_err(DurableError::io(directory.as_ref()))?;
         let may_open = options.create || directory.is_dir() && holds_store(&Directory::new(directory))?;
         if !may_open {
             return Err(DurableError::Absent { directory: directory.to_owned() });
@@ -178,7 +179,7 @@ impl DurableStore {
         Ok(Self { view, committer, directory, _lock: None })
     }
 
-    /// The directory of the store.
+    /// The directory of the store, as an absolute path.
     #[must_use]
     pub fn directory(&self) -> &Path {
         &self.directory

@@ -4,13 +4,20 @@ use std::{fs, path::Path};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, future::join};
-use orchestra_core::store::{Error, Key, Listing, Prefix, Revision, Store, Txn};
+use orchestra_core::{
+    clock::SystemClock,
+    store::{Error, Key, Listing, Prefix, Revision, Store, Txn},
+};
 use orchestra_store::{
     DurableError, DurableStore,
-    durable::{restore, verify},
+    durable::{self, verify},
 };
 
 use super::reopen::{open, write};
+
+fn restore(backup: impl AsRef<Path>, directory: impl AsRef<Path>) -> Result<Revision, DurableError> {
+    durable::restore(backup, directory, &SystemClock)
+}
 
 async fn list(store: &DurableStore) -> Listing {
     store.list(&Prefix::all()).await.expect("a listing")
@@ -39,6 +46,45 @@ async fn a_restored_store_has_the_entries_of_the_backup_and_later_revisions() {
     let after = write(&store, 5).await;
     drop(store);
     assert_eq!(list(&open(&restored)).await, after);
+}
+
+/// Rule 1: what was restored may be lost as well, and the backup be restored once more.
+#[tokio::test]
+async fn a_backup_that_is_restored_again_is_later_than_what_was_restored_before() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("backup");
+    let store = open(&directory.path().join("data"));
+    write(&store, 3).await;
+    store.backup(&file).await.expect("a backup");
+    let mut last = Revision(0);
+    for round in 0..3 {
+        let restored = directory.path().join(round.to_string());
+        let revision = restore(&file, &restored).expect("a restore");
+        let store = open(&restored);
+        let mut watch = store.watch(&Prefix::all(), last).await.expect("a watch");
+        let item = watch.next().await.expect("an item");
+        assert!(matches!(item, Err(Error::Compacted { floor }) if floor == revision), "from {last}: {item:?}");
+        last = write(&store, 20).await.revision;
+    }
+}
+
+/// Then the store would take it for its own.
+#[tokio::test]
+async fn a_backup_is_not_called_as_a_file_of_a_store() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let store = open(&directory.path().join("data"));
+    let last = write(&store, 3).await;
+    let names = files(store.directory()).into_iter().map(|(name, _)| name);
+    let others = ["log-00000000000000000900", "checkpoint-00000000000000000006.draft", "SEAL", "RESERVE", "LOCK"];
+    let others = others.map(|name| store.directory().join(name).display().to_string());
+    for name in names.chain(others).collect::<Vec<_>>() {
+        let refused = store.backup(&name).await;
+        assert!(matches!(&refused, Err(DurableError::Reserved { path }) if *path == Path::new(&name)), "{refused:?}");
+    }
+    store.backup(store.directory().join("log-of-today")).await.expect("a store does not know that name");
+    let data = store.directory().to_owned();
+    drop(store);
+    assert_eq!(list(&open(&data)).await, last);
 }
 
 /// A backup is as of one revision, whatever is written meanwhile.
