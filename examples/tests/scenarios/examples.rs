@@ -44,6 +44,22 @@ fn one_scheduler_plans_the_same_in_three_places() {
 }
 
 #[test]
+fn a_cell_is_compacted_under_each_policy() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = Command::new(example("compaction")).arg("--out").arg(folder.path()).output().expect("it starts");
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let needed = |name: &str| -> u32 {
+        let numbers = said.lines().find_map(|line| line.strip_prefix(name)).expect("a row for each");
+        numbers.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+    };
+    assert!(needed("best-fit  ") < needed("least-allocated  "), "{said}");
+    assert!(needed("best-fit  ") < needed("best-fit, two tenants apart"), "{said}");
+    assert!(needed("best-fit  ") < needed("best-fit, without sharing of GPUs"), "{said}");
+    assert!(folder.path().join("compaction.svg").exists());
+}
+
+#[test]
 fn gangs_start_whole_one_after_the_other() {
     let output = Command::new(example("gangs")).output().expect("it starts");
     let said = text(&output.stdout);

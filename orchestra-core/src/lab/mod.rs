@@ -6,6 +6,7 @@
 //!
 //! [`your_first_scheduler`] is the guide to begin with.
 
+pub mod compaction;
 pub mod comparison;
 pub mod inflation;
 pub mod metrics;

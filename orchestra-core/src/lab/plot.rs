@@ -12,6 +12,9 @@ use plotters_svg::SVGBackend;
 /// Width and height, in pixels.
 const SIZE: (u32, u32) = (900, 560);
 
+/// How much of each axis the names of the lines are taken to cover.
+const CORNER: f64 = 0.4;
+
 /// What a picture couldn't be drawn for.
 #[derive(Debug, thiserror::Error)]
 #[error("the picture {title:?} can't be drawn: {problem}")]
@@ -128,12 +131,31 @@ impl Plot {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperLeft)
+            .position(self.emptiest_corner((x_low, x_high), (y_low, y_high)))
             .background_style(WHITE.mix(0.8))
             .border_style(if self.lines.len() > 1 { BLACK.to_rgba() } else { TRANSPARENT })
             .draw()
             .map_err(|error| failed(&error))?;
         area.present().map_err(|error| failed(&error))
+    }
+
+    /// The corner that the fewest points are in, for the names of the lines.
+    fn emptiest_corner(&self, (x_low, x_high): (f64, f64), (y_low, y_high): (f64, f64)) -> SeriesLabelPosition {
+        let part = |at: f64, low: f64, high: f64| if high > low { (at - low) / (high - low) } else { 0.5 };
+        let points = self.lines.iter().flat_map(|line| &line.points);
+        let places: Vec<(f64, f64)> =
+            points.map(|(x, y)| (part(self.x_axis.place(*x), x_low, x_high), part(*y, y_low, y_high))).collect();
+        let crowd = |is_left: bool, is_upper: bool| {
+            let is_near = |at: f64, is_low: bool| if is_low { at < CORNER } else { at > 1.0 - CORNER };
+            places.iter().filter(|(x, y)| is_near(*x, is_left) && is_near(*y, !is_upper)).count()
+        };
+        let corners = [
+            (crowd(true, true), SeriesLabelPosition::UpperLeft),
+            (crowd(false, true), SeriesLabelPosition::UpperRight),
+            (crowd(true, false), SeriesLabelPosition::LowerLeft),
+            (crowd(false, false), SeriesLabelPosition::LowerRight),
+        ];
+        corners.into_iter().min_by_key(|(count, _)| *count).map_or(SeriesLabelPosition::UpperLeft, |(_, corner)| corner)
     }
 }
 
@@ -159,6 +181,15 @@ mod tests {
             assert!(svg.contains(text), "{text} is missing");
         }
         assert_eq!(svg, plot(&[(0.0, 0.0), (50.0, 50.0), (130.0, 95.3)]).svg().expect("it has points"));
+    }
+
+    #[test]
+    fn the_names_of_lines_are_where_the_fewest_points_are() {
+        let corner = |points: &[(f64, f64)]| format!("{:?}", plot(points).emptiest_corner((0.0, 10.0), (0.0, 10.0)));
+        assert!(corner(&[(9.0, 9.0)]).contains("UpperLeft"));
+        assert!(corner(&[(1.0, 9.0)]).contains("UpperRight"));
+        assert!(corner(&[(1.0, 9.0), (9.0, 9.0)]).contains("LowerLeft"));
+        assert!(corner(&[(1.0, 9.0), (9.0, 9.0), (1.0, 1.0)]).contains("LowerRight"));
     }
 
     #[test]
