@@ -256,7 +256,7 @@ pub fn sweep(title: &str, x: &str, metric: &str, lines: &[Sweep<'_>]) -> Plot {
 
 #[cfg(test)]
 mod tests {
-    use super::{Row, Sweep, compare, csv, plots, sweep, table};
+    use super::{Metrics, Row, Sweep, compare, csv, plots, sweep, table};
     use crate::{
         lab::{
             simulation::{Agent, Arrival, Micros, Simulation},
@@ -291,7 +291,7 @@ mod tests {
         let (table, csv) = (table(&rows), csv(&rows));
         assert_eq!(table.lines().count(), 3, "{table}");
         assert!(csv.contains("\n\"0.1 s, twice\",wait_mean,3,"), "{csv}");
-        assert_eq!(csv.lines().count(), 1 + 2 * 17);
+        assert_eq!(csv.lines().count(), 1 + 2 * Metrics::NAMES.len());
         let files: Vec<String> = plots(&rows, "lab").into_iter().map(|(file, _)| file).collect();
         assert_eq!(files, ["lab-waits.svg", "lab-utilisation.svg", "lab-tenants-1.svg", "lab-tenants-2.svg"]);
         assert!(plots(&rows, "lab").iter().all(|(_, plot)| plot.svg().is_ok()));

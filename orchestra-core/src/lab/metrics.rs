@@ -1,6 +1,12 @@
 //! What a simulated run is judged by.
 
-use super::simulation::{AgentOutcome, Amounts, Outcome};
+use super::{
+    simulation::{AgentOutcome, Amounts, Outcome},
+    statistics::Summary,
+};
+
+/// What the run of a unit is taken for at least in bounded slowdowns, in seconds; the value in general use.
+pub const BOUND: f64 = 10.0;
 
 /// Seconds that were waited, sorted.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -58,6 +64,14 @@ pub struct Metrics {
     pub wait_max: f64,
     /// The mean wait, in seconds, until every pod of a unit had a place, of those units that came so far.
     pub wait_whole_mean: f64,
+    /// The mean time from when a unit came to when its last pod had ended (response time, job completion time), in seconds, of
+    /// those that ended.
+    pub response_mean: f64,
+    /// The mean of response times, each as a multiple of the time from the unit's first place to its end.
+    pub slowdown_mean: f64,
+    /// The same, but where that time is less than [`BOUND`] seconds it is taken to be so long, and no unit for less than 1, so that
+    /// short units don't outweigh all others (Feitelson et al., JSSPP 1997).
+    pub bounded_slowdown_mean: f64,
     /// When the last pod ended, in seconds.
     pub makespan: f64,
     /// The share of cpu that pods took, as long as units came.
@@ -85,13 +99,16 @@ pub struct Metrics {
 
 impl Metrics {
     /// The numbers' names, in the order of [`numbers`](Self::numbers); times are in seconds.
-    pub const NAMES: [&str; 17] = [
+    pub const NAMES: [&str; 20] = [
         "wait_mean",
         "wait_p50",
         "wait_p90",
         "wait_p99",
         "wait_max",
         "wait_whole_mean",
+        "response_mean",
+        "slowdown_mean",
+        "bounded_slowdown_mean",
         "makespan",
         "cpu",
         "memory",
@@ -107,7 +124,7 @@ impl Metrics {
 
     /// The numbers, in the order of their [`NAMES`](Self::NAMES).
     #[must_use]
-    pub fn numbers(&self) -> [f64; 17] {
+    pub fn numbers(&self) -> [f64; 20] {
         [
             self.wait_mean,
             self.wait_p50,
@@ -115,6 +132,9 @@ impl Metrics {
             self.wait_p99,
             self.wait_max,
             self.wait_whole_mean,
+            self.response_mean,
+            self.slowdown_mean,
+            self.bounded_slowdown_mean,
             self.makespan,
             self.cpu,
             self.memory,
@@ -135,6 +155,16 @@ impl Metrics {
         let (waits, span) = (Waits::of(outcome, None), arriving_seconds(outcome));
         let whole = outcome.units.iter().filter_map(|unit| Some(unit.placed_whole?.since(unit.arrived).seconds()));
         let whole: Waits = whole.collect();
+        // Response times, each with the time since the first place.
+        let ended: Vec<(f64, f64)> = outcome
+            .units
+            .iter()
+            .filter_map(|unit| {
+                Some((unit.ended?.since(unit.arrived).seconds(), unit.ended?.since(unit.placed?).seconds()))
+            })
+            .collect();
+        let slowdowns = ended.iter().filter(|(_, ran)| *ran > 0.0).map(|(response, ran)| response / ran);
+        let bounded = ended.iter().map(|(response, ran)| (response / ran.max(BOUND)).max(1.0));
         let [cpu, memory, devices] = mean_shares(outcome, None, span);
         let ran = outcome.worked.seconds() + outcome.lost.seconds();
         let per = |part: f64, all: f64| if all > 0.0 { part / all } else { 0.0 };
@@ -152,6 +182,9 @@ impl Metrics {
             wait_p99: waits.percentile(99.0),
             wait_max: waits.percentile(100.0),
             wait_whole_mean: whole.mean(),
+            response_mean: Summary::of(ended.iter().map(|(response, _)| *response)).mean,
+            slowdown_mean: Summary::of(slowdowns).mean,
+            bounded_slowdown_mean: Summary::of(bounded).mean,
             makespan: outcome.end.seconds(),
             cpu,
             memory,
@@ -242,6 +275,9 @@ mod tests {
     fn the_numbers_of_a_small_run_are_those_by_hand() {
         let metrics = Metrics::of(&outcome());
         assert_eq!((metrics.wait_mean, metrics.wait_p50, metrics.wait_max), (5.0, 0.0, 15.0));
+        // Responses of 10, 20 and 25 s, of which the last ran for 10 s.
+        assert!((metrics.response_mean - 55.0 / 3.0).abs() < 1e-9, "{metrics:?}");
+        assert_eq!((metrics.slowdown_mean, metrics.bounded_slowdown_mean), (1.5, 1.5));
         assert_eq!((metrics.makespan, metrics.goodput, metrics.unplaced), (35.0, 1.0, 0.0));
         // Until the last unit comes at 10 s: a core for 10 s, another for 5 s, of two.
         assert!((metrics.cpu - 0.75).abs() < 1e-9, "{metrics:?}");
