@@ -80,7 +80,7 @@ impl Timing {
 /// What a candidate is to do about the lease it has read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Somebody else holds it.
+    /// Somebody else holds it; or it has changed hands as often as can be counted.
     Wait,
     /// It is free, or has run out: take it, which is this transition.
     Take {
@@ -98,7 +98,7 @@ pub enum Step {
 pub struct Candidate<'a> {
     /// Its name in the lease, as the `holderIdentity`.
     pub identity: &'a str,
-    /// The last term that it led, if it did: how often the lease had changed hands.
+    /// The term that it leads, or led last, if it did: how often the lease had changed hands.
     pub term: Option<i32>,
     /// Whether it leads that term now.
     pub leads: bool,
@@ -122,8 +122,9 @@ pub fn decide(lease: Option<&LeaseSpec>, unchanged_for: Duration, candidate: Can
         return Step::Wait;
     }
     // A lease that was removed and made anew counts from the beginning.
-    let transitions = transitions.max(candidate.term).map_or(0, |last| last.saturating_add(1));
-    Step::Take { transitions }
+    let Some(last) = transitions.max(candidate.term) else { return Step::Take { transitions: 0 } };
+    // No two terms have one number: when there are no more of them, the lease is to be removed.
+    last.checked_add(1).map_or(Step::Wait, |transitions| Step::Take { transitions })
 }
 
 /// The lease as it was last read, and since when it has read so.
@@ -157,7 +158,7 @@ struct Held {
 #[error("the lease could not be renewed in time")]
 pub struct Lost;
 
-/// One candidate for one lease.
+/// One candidate for one lease; clones are the same one, and wait for each other to lead.
 #[derive(Clone)]
 pub struct LeaderElection {
     api: Api<Lease>,
@@ -165,6 +166,8 @@ pub struct LeaderElection {
     identity: String,
     /// The last term that it led: how often the lease had changed hands. Below 0 before the first.
     last_term: Arc<AtomicI32>,
+    /// Held by whichever of the clones is at it.
+    leading: Arc<tokio::sync::Mutex<()>>,
     timing: Timing,
     clock: Arc<dyn Clock>,
     entropy: Entropy,
@@ -187,6 +190,7 @@ impl LeaderElection {
             name: name.into(),
             identity: format!("{host}_{}", entropy.uuid()),
             last_term: Arc::new(AtomicI32::new(-1)),
+            leading: Arc::default(),
             timing: Timing::default(),
             clock,
             entropy,
@@ -221,6 +225,7 @@ impl LeaderElection {
     ///
     /// Dropped while leading, the lease stays until it runs out; [`release`](Self::release) hands it over at once.
     pub async fn led<T, F: Future<Output = T>>(&self, work: impl FnOnce(Client) -> F) -> Result<T, Lost> {
+        let _alone = self.leading.lock().await;
         let mut seen = Seen::default();
         let held = self.acquire(&mut seen).await;
         tracing::info!(lease = self.name, identity = self.identity, term = held.term, "leading");
@@ -278,7 +283,7 @@ impl LeaderElection {
     async fn acquire(&self, seen: &mut Seen) -> Held {
         loop {
             let next = Instant::now() + self.retry_wait();
-            match timeout_at(Instant::now() + self.timing.renew_deadline, self.attempt(seen, false)).await {
+            match timeout_at(Instant::now() + self.timing.renew_deadline, self.attempt(seen, None)).await {
                 Ok(Ok(Some(held))) if held.until > Instant::now() => return held,
                 Ok(Err(error)) => tracing::debug!(lease = self.name, %error, "not acquired"),
                 _ => {}
@@ -295,7 +300,7 @@ impl LeaderElection {
             if Instant::now() >= held.until {
                 return;
             }
-            match timeout_at(held.until, self.attempt(seen, true)).await {
+            match timeout_at(held.until, self.attempt(seen, Some(held.term))).await {
                 Ok(Ok(Some(renewed))) => held = renewed,
                 Ok(Err(error)) if Instant::now() < held.until => {
                     tracing::debug!(lease = self.name, %error, "not renewed");
@@ -305,8 +310,8 @@ impl LeaderElection {
         }
     }
 
-    /// Reads the lease and does what is to be done; how this candidate holds it now, if it does.
-    async fn attempt(&self, seen: &mut Seen, leads: bool) -> kube::Result<Option<Held>> {
+    /// Reads the lease and does what is to be done, while it leads a term or not; how this candidate holds it now, if it does.
+    async fn attempt(&self, seen: &mut Seen, leads: Option<i32>) -> kube::Result<Option<Held>> {
         // Others count from when they see the write, which can't be before this.
         let sent = Instant::now();
         let lease = self.api.get_opt(&self.name).await?;
@@ -315,7 +320,8 @@ impl LeaderElection {
         let now = MicroTime(self.clock.now());
         let mut new = spec.clone().unwrap_or_default();
         let last_term = self.last_term.load(Ordering::Relaxed);
-        let candidate = Candidate { identity: &self.identity, term: (last_term >= 0).then_some(last_term), leads };
+        let term = leads.or((last_term >= 0).then_some(last_term));
+        let candidate = Candidate { identity: &self.identity, term, leads: leads.is_some() };
         match decide(spec.as_ref(), unchanged_for, candidate) {
             Step::Wait | Step::Stop => return Ok(None),
             Step::Renew => {}

@@ -39,6 +39,16 @@ fn who_leads_anew_does_so_in_a_new_term() {
 }
 
 #[test]
+fn a_lease_that_has_changed_hands_as_often_as_can_be_counted_is_not_taken() {
+    for candidate in [who_waits("a"), Candidate { identity: "b", term: Some(i32::MAX), leads: false }] {
+        assert_eq!(decide(Some(&lease("", i32::MAX)), Duration::ZERO, candidate), Step::Wait);
+        assert_eq!(decide(Some(&lease("b", i32::MAX)), Duration::from_secs(99), candidate), Step::Wait);
+    }
+    let removed = Candidate { identity: "a", term: None, leads: false };
+    assert_eq!(decide(None, Duration::ZERO, removed), Step::Take { transitions: 0 });
+}
+
+#[test]
 fn a_lease_is_renewed_in_its_term_only() {
     let leader = Candidate { identity: "a", term: Some(3), leads: true };
     assert_eq!(decide(Some(&lease("a", 3)), Duration::from_secs(99), leader), Step::Renew);

@@ -151,6 +151,20 @@ async fn a_released_lease_is_taken_at_once() {
     assert!(released.elapsed() <= Duration::from_millis(2_500), "taken after {:?}", released.elapsed());
 }
 
+/// They are one candidate, which leads once at a time.
+#[tokio::test(start_paused = true)]
+async fn clones_of_a_candidate_wait_for_each_other() {
+    let (client, acting) = (world::empty(), Acting::default());
+    let election = candidate(client.clone(), 1);
+    let first = run(election.clone(), &acting);
+    let _second = run(election, &acting);
+    seconds(300).await;
+    assert_eq!((acting.now(), lease(&client).await.1), (1, 0));
+    first.abort();
+    seconds(30).await;
+    assert_eq!((acting.now(), acting.most.load(Ordering::SeqCst), lease(&client).await.1), (1, 1, 1));
+}
+
 #[tokio::test(start_paused = true)]
 async fn work_that_ends_gives_the_lease_up() {
     let client = world::empty();
