@@ -94,27 +94,47 @@ fn is_at(path: &Path, held: Identity) -> io::Result<bool> {
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    /// Which one it must be, if it is held.
-    held: Identity,
+    /// The directory itself, where the system can hold one: its files are reached through it, wherever it is moved to.
+    held: Option<File>,
+}
+
+/// What a file is opened for.
+#[derive(Clone, Copy)]
+enum Use {
+    Read,
+    Create,
+    Append,
 }
 
 impl Directory {
-    /// Whichever is at `path`.
+    /// Whichever is at `path` when it is asked.
     pub(super) fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), held: None }
     }
 
-    /// The one at `path` that is held open as `held`: should another come to be there, that one's files are left alone.
+    /// The one that is open as `held`, and was at `path`: should another come to be there, that one's files are left alone.
     pub(super) fn held(path: impl Into<PathBuf>, held: &File) -> io::Result<Self> {
-        Ok(Self { path: path.into(), held: identity(&held.metadata()?) })
+        let held = if cfg!(unix) { Some(held.try_clone()?) } else { None };
+        Ok(Self { path: path.into(), held })
     }
 
-    /// The path of the directory, if that is the one that is held.
-    fn here(&self) -> io::Result<&Path> {
-        if self.held.is_some() && !is_at(&self.path, self.held)? {
-            return Err(moved());
+    fn open(&self, name: &str, to: Use) -> io::Result<File> {
+        #[cfg(unix)]
+        if let Some(held) = &self.held {
+            use rustix::fs::{Mode, OFlags, openat};
+            let flags = match to {
+                Use::Read => OFlags::RDONLY,
+                Use::Create => OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL,
+                Use::Append => OFlags::WRONLY | OFlags::APPEND,
+            };
+            return Ok(openat(held, name, flags | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR)?.into());
         }
-        Ok(&self.path)
+        let path = self.path.join(name);
+        match to {
+            Use::Read => File::open(path),
+            Use::Create => for_its_owner(OpenOptions::new().append(true).create_new(true)).open(path),
+            Use::Append => OpenOptions::new().append(true).open(path),
+        }
     }
 }
 
@@ -132,34 +152,52 @@ impl Disk for Directory {
 
     /// Names that are no text are nobody's of ours.
     fn names(&self) -> io::Result<Vec<String>> {
-        let names = fs::read_dir(self.here()?)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
+        #[cfg(unix)]
+        if let Some(held) = &self.held {
+            let names =
+                rustix::fs::Dir::read_from(held)?.map(|entry| Ok(entry?.file_name().to_str().ok().map(str::to_owned)));
+            return names.filter_map(io::Result::transpose).collect();
+        }
+        let names = fs::read_dir(&self.path)?.map(|entry| Ok(entry?.file_name().into_string().ok()));
         names.filter_map(io::Result::transpose).collect()
     }
 
     fn read(&self, name: &str) -> io::Result<(Box<dyn Read + Send>, u64)> {
-        let file = File::open(self.here()?.join(name))?;
+        let file = self.open(name, Use::Read)?;
         let len = file.metadata()?.len();
         Ok((Box::new(file), len))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn Media>> {
-        Ok(Box::new(for_its_owner(OpenOptions::new().append(true).create_new(true)).open(self.here()?.join(name))?))
+        Ok(Box::new(self.open(name, Use::Create)?))
     }
 
     fn append(&self, name: &str) -> io::Result<Box<dyn Media>> {
-        Ok(Box::new(OpenOptions::new().append(true).open(self.here()?.join(name))?))
+        Ok(Box::new(self.open(name, Use::Append)?))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.here()?.join(from), self.path.join(to))
+        #[cfg(unix)]
+        if let Some(held) = &self.held {
+            return Ok(rustix::fs::renameat(held, from, held, to)?);
+        }
+        fs::rename(self.path.join(from), self.path.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        fs::remove_file(self.here()?.join(name))
+        #[cfg(unix)]
+        if let Some(held) = &self.held {
+            return Ok(rustix::fs::unlinkat(held, name, rustix::fs::AtFlags::empty())?);
+        }
+        fs::remove_file(self.path.join(name))
     }
 
     /// Only Unix has a call for it, and needs one.
     fn sync_names(&self) -> io::Result<()> {
-        if cfg!(unix) { File::open(self.here()?)?.sync_all() } else { Ok(()) }
+        match &self.held {
+            Some(held) => held.sync_all(),
+            None if cfg!(unix) => File::open(&self.path)?.sync_all(),
+            None => Ok(()),
+        }
     }
 }
