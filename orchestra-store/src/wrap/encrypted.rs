@@ -14,8 +14,8 @@ use super::key_ring::{DecryptError, KeyRing, Nonces, OVERHEAD_BYTES_MAX};
 ///
 /// Keys, revisions and the length of values are open to whoever sees that store; what they hold is not. A value opens
 /// only where it was written: moved to another key, it is refused. That is the key as this store has it: over stores with
-/// different prefixes of one place, such as two [`Prefixed`](super::Prefixed), take a key ring for each. An older value of the same key that is put back is not
-/// noticed. Checks go by revisions, which encryption leaves alone.
+/// different prefixes of one place, such as two [`Prefixed`](super::Prefixed), take a key ring for each. An older value of the
+/// same key that is put back is not noticed. Checks go by revisions, which encryption leaves alone.
 ///
 /// The largest value is smaller than the contract's by a header; see [`value_bytes_max`](Self::value_bytes_max).
 ///
@@ -74,33 +74,29 @@ impl<S: Store> Encrypted<S> {
         VALUE_BYTES_MAX - OVERHEAD_BYTES_MAX
     }
 
-    /// Encrypts what is under `prefix` with the first key, if it is not yet, and returns how many values were.
+    /// Encrypts what is under `prefix` with the first key, where another has encrypted it, and returns how many values it was.
     ///
     /// Each is a commit of its own that leaves the value as it was, and comes to watches as such. A value that is written
     /// meanwhile is left to its writer, which has a newer ring; dropping the future leaves what is done.
     ///
     /// # Errors
     ///
-    /// As for a read, and for a commit but for conflicts; [`Error::Invalid`], after all others are encrypted, if a value that
-    /// was not is larger than [`value_bytes_max`](Self::value_bytes_max).
+    /// As for a read, and for a commit but for conflicts. A value that is not encrypted at all is such an error: a plain store
+    /// is made an encrypted one by copying it.
     pub async fn rotate(&self, prefix: &Prefix) -> Result<usize> {
-        let (mut rotated, mut refused) = (0, None);
+        let mut rotated = 0;
         for Entry { key, value, modified, .. } in self.inner.list(prefix).await?.entries {
             if !self.keys.is_stale(&value) {
                 continue;
             }
             let open = self.keys.open(&key, &value)?;
-            match self.commit(Txn::replace(key.clone(), modified, open)).await {
+            match self.commit(Txn::replace(key, modified, open)).await {
                 Ok(_) => rotated += 1,
                 Err(Error::Conflict { .. }) => {}
-                Err(error @ Error::Invalid(_)) => {
-                    tracing::warn!(%key, "a value that was not encrypted before is too large to be");
-                    refused = Some(error);
-                }
                 Err(error) => return Err(error),
             }
         }
-        refused.map_or(Ok(rotated), Err)
+        Ok(rotated)
     }
 
     fn sealed(&self, op: Op) -> Result<Op> {
