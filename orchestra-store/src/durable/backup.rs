@@ -15,15 +15,15 @@ use super::{
     codec::FileKind,
     disk::{Directory, Disk},
     error::DurableError,
-    files::{create_log, draft_name, file_name, holds_store, is_own_file, remove, remove_drafts},
+    files::{create_log, draft_name, file_name, holds_store, is_own_file, remove_drafts},
     lock::Lock,
     reader::Reader,
     recover,
 };
 use crate::state::HistoryLimits;
 
-/// How far a restored store is ahead of its backup at least, so that no revision is used again that the lost store gave out
-/// after it: at a thousand commits a second, those of eleven days.
+/// How far a restored store is ahead of its backup at least, where the clock is behind the backup: at a thousand commits a
+/// second, those of eleven days.
 const RESTORE_SKIPS_REVISIONS: u64 = 1_000_000_000;
 
 /// What [`verify`] has read.
@@ -53,8 +53,8 @@ impl DurableStore {
     ///
     /// # Errors
     ///
-    /// [`DurableError::Occupied`] if there is the file, or the draft of another backup to it, which may be one that a crash
-    /// ended; [`DurableError::Reserved`] if its name is one of a store's own files; and [`DurableError::Io`].
+    /// [`DurableError::Occupied`] if there is the file; [`DurableError::Drafted`] if there is the draft of another backup to it,
+    /// which may be one that a crash ended; [`DurableError::Reserved`] if its name is one of a store's own files; and [`DurableError::Io`].
     pub async fn backup(&self, file: impl AsRef<Path>) -> Result<Revision, DurableError> {
         let file = file.as_ref().to_owned();
         let listing = self.view.list(&Prefix::all());
@@ -79,35 +79,44 @@ fn write_new(file: &Path, listing: &Listing, stop: impl Fn() -> bool) -> Result<
         return Err(DurableError::Occupied { path: file.to_owned() });
     }
     checkpoint::write(&directory, &name, listing, stop).map_err(|source| match source.kind() {
-        io::ErrorKind::AlreadyExists => DurableError::Occupied { path: directory.path().join(draft_name(&name)) },
+        io::ErrorKind::AlreadyExists => DurableError::Drafted { path: directory.path().join(draft_name(&name)) },
         _ => DurableError::io(file)(source),
     })
 }
 
 /// Makes a store in `directory`, which must hold none, of a backup; returns its revision.
 ///
-/// It is far ahead of that of the backup, and at least the microseconds from 1970 to now by `clock`: so it is ahead of every
-/// store that had less than a million commits a second, be it one that was restored of the same backup before. A watch of
-/// such a store fails with `Compacted` and lists again, whatever it had seen, and no revision comes twice. Entries keep the
-/// revisions that they had. It blocks while it reads and writes.
+/// It is the microseconds from 1970 to now by `clock`: so, of stores that had less than a million commits a second, it is ahead
+/// of the lost one and of all that were restored before, of this backup or another. A watch of such a store fails with
+/// `Compacted` and lists again, whatever it had seen, and no revision comes twice. Where the clock is behind the backup, it is
+/// further ahead of that by as much. Entries keep the revisions that they had. It blocks while it reads and writes.
 ///
 /// # Errors
 ///
-/// [`DurableError::Occupied`] if there is a store. Whatever the error, there is none afterwards unless there was one before.
+/// [`DurableError::Occupied`] if there is a store. Whatever the error, there is none afterwards unless there was one before, or
+/// the disk lets nothing be removed either.
 pub fn restore(
     backup: impl AsRef<Path>,
     directory: impl AsRef<Path>,
     clock: &dyn Clock,
 ) -> Result<Revision, DurableError> {
     let (mut listing, _) = read(backup.as_ref())?;
-    let revision = listing.revision.0.checked_add(RESTORE_SKIPS_REVISIONS);
-    let out_of_range = || DurableError::corrupt(backup.as_ref(), 0, "the revision is out of range");
     let now = u64::try_from(clock.now().as_microsecond()).unwrap_or(0);
-    listing.revision = Revision(revision.ok_or_else(out_of_range)?.max(now));
+    let out_of_range = || DurableError::corrupt(backup.as_ref(), 0, "the revision is out of range");
+    listing.revision = restored_at(listing.revision, now).ok_or_else(out_of_range)?;
     let lock = Lock::acquire(directory.as_ref())?;
     let disk: Arc<dyn Disk> = Arc::new(lock.disk()?);
     restore_to(&disk, &listing)?;
     Ok(listing.revision)
+}
+
+/// The revision of a store that is restored of a backup, so many microseconds after 1970; `None` if there is none so large.
+fn restored_at(backup: Revision, now: u64) -> Option<Revision> {
+    if now > backup.0 {
+        return Some(Revision(now));
+    }
+    // The clock was set back, or knows no date: all that it tells is that this is another restore.
+    backup.0.checked_add(RESTORE_SKIPS_REVISIONS)?.checked_add(now).map(Revision)
 }
 
 /// Writes the log first: alone it opens as a store whose checkpoint is gone, not as one that is empty.
@@ -116,11 +125,17 @@ fn restore_to(disk: &Arc<dyn Disk>, listing: &Listing) -> Result<(), DurableErro
         return Err(DurableError::Occupied { path: disk.path().to_owned() });
     }
     remove_drafts(&**disk)?;
-    create_log(disk, listing.revision, &[]).map_err(DurableError::io(disk.path()))?;
-    let checkpoint = file_name(FileKind::Checkpoint, listing.revision);
-    checkpoint::write(&**disk, &checkpoint, listing, || false).map_err(|source| {
-        if let Err(error) = remove(&**disk, &file_name(FileKind::Log, listing.revision)) {
-            tracing::warn!(%error, "can't remove what a failed restore has begun");
+    let [log, checkpoint] = [FileKind::Log, FileKind::Checkpoint].map(|kind| file_name(kind, listing.revision));
+    let written = create_log(disk, listing.revision, &[])
+        .and_then(|_| checkpoint::write(&**disk, &checkpoint, listing, || false));
+    written.map_err(|source| {
+        // The log last: alone it tells what it is.
+        for name in [&checkpoint, &log] {
+            if let Err(error) = disk.remove(name)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, file = name, "can't remove what a failed restore has begun");
+            }
         }
         DurableError::io(disk.path())(source)
     })
@@ -176,13 +191,13 @@ mod tests {
         store::{Entry, Key, Listing, Revision},
     };
 
-    use super::{restore_to, write_new};
+    use super::{restore_to, restored_at, write_new};
     use crate::{
         durable::{
             DurableError,
             disk::Disk,
             recover,
-            simulated::{Content, Crash, SimulatedDisk},
+            simulated::{Content, Crash, Faults, SimulatedDisk},
         },
         state::{FIRST, HistoryLimits},
     };
@@ -212,8 +227,37 @@ mod tests {
         let (file, draft) = (directory.path().join("backup"), directory.path().join("backup.draft"));
         std::fs::write(&draft, b"of another").expect("a write");
         let result = write_new(&file, &listing(), || false);
-        assert!(matches!(&result, Err(DurableError::Occupied { path }) if *path == draft), "got {result:?}");
+        assert!(matches!(&result, Err(DurableError::Drafted { path }) if *path == draft), "got {result:?}");
         assert_eq!(std::fs::read(&draft).expect("a file"), b"of another");
+    }
+
+    /// Rule 1, whatever the clock says.
+    #[test]
+    fn what_is_restored_later_is_ahead_of_what_was_restored_before() {
+        let of = |backup, now| restored_at(Revision(backup), now).expect("in range").0;
+        // Of one backup twice, of a restore, of a restore of a restore, and of the first backup once more.
+        let (now, second) = (1_800_000_000_000_000, 1_000_000);
+        assert_eq!(of(17, now), now);
+        assert_eq!(of(now + 5, now + second), now + second);
+        assert_eq!(of(now + second + 9, now + 2 * second), now + 2 * second);
+        assert_eq!(of(17, now + 3 * second), now + 3 * second);
+        // Without a date, a microsecond tells one from the next.
+        assert!(of(now, 60) > now && of(now, 61) > of(now, 60));
+        assert_eq!(restored_at(Revision(u64::MAX - 1), 5), None);
+    }
+
+    /// Whichever sync or space fails, there is no store, and the next restore is not in its way.
+    #[test]
+    fn a_restore_that_fails_leaves_no_store() {
+        for failed in 0..4 {
+            let disk = SimulatedDisk::default();
+            let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+            disk.fail(Faults { failed_sync: Some(failed), truncate: false });
+            restore_to(&shared, &listing()).expect_err("a sync fails");
+            let found = recover::read(&disk, HistoryLimits::default()).expect("nothing is damaged");
+            assert!(found.is_none(), "sync {failed}");
+            restore_to(&shared, &listing()).expect("nothing is in its way");
+        }
     }
 
     /// Rule 17: never a part of what is restored, and never, once there is a file, a store without entries.

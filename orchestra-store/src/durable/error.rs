@@ -21,6 +21,12 @@ pub enum DurableError {
         /// The file, or the directory of a store.
         path: PathBuf,
     },
+    /// A backup to the same file is being written, or was killed: then remove what it left.
+    #[error("{} is there: another backup writes it, or one that was killed has left it; then remove it", path.display())]
+    Drafted {
+        /// What it has written so far.
+        path: PathBuf,
+    },
     /// What is to be made has a name that a store gives to files of its own: choose another.
     #[error("{} is called as a store calls its own files", path.display())]
     Reserved {
