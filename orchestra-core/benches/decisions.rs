@@ -7,7 +7,7 @@
 
 #![allow(clippy::print_stdout, reason = "the table is what a benchmark is run for")]
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{env, num::NonZeroU32, sync::Arc, time::Duration};
 
 use orchestra_core::{
     clock::Timestamp,
@@ -44,15 +44,16 @@ fn main() {
         Case { name: "1 shape", nodes: 5_000, pods: 50_000, shapes: 1, plain: 500, pipeline: spreading },
         Case { name: "16 shapes", nodes: 5_000, pods: 50_000, shapes: 16, plain: 500, pipeline: spreading },
         Case { name: "128 shapes", nodes: 5_000, pods: 50_000, shapes: 128, plain: 500, pipeline: spreading },
-        Case { name: "all different", nodes: 5_000, pods: 2_000, shapes: 2_000, plain: 500, pipeline: spreading },
-        Case { name: "16 shapes", nodes: 100_000, pods: 50_000, shapes: 16, plain: 50, pipeline: spreading },
+        Case { name: "all different", nodes: 5_000, pods: 50_000, shapes: 50_000, plain: 500, pipeline: spreading },
+        Case { name: "many nodes", nodes: 100_000, pods: 50_000, shapes: 16, plain: 50, pipeline: spreading },
         Case { name: "first fit", nodes: 5_000, pods: 50_000, shapes: 16, plain: 500, pipeline: first_fit },
     ];
     println!(
         "{:>7} {:>7} {:14} {:>12} {:>12} {:>7} {:>10}",
         "NODES", "PODS", "", "DECISIONS/S", "PLAIN/S", "RATIO", "CPU S"
     );
-    for case in cases {
+    let wanted = env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    for case in cases.iter().filter(|case| case.name.contains(&wanted)) {
         let (cpu, places) = case.run(&mut (case.pipeline)(), case.pods);
         let (cpu_plain, places_plain) = case.run(&mut (case.pipeline)().forgetful(), case.plain);
         assert!(places.starts_with(&places_plain), "{}: the places are not those of a plain look", case.name);

@@ -190,6 +190,10 @@ impl Filter for ResourcesFit {
         "NodeResourcesFit"
     }
 
+    fn needs_room(&self) -> bool {
+        true
+    }
+
     fn admit(&self, pod: &Shape, node: &NodeView) -> Result<(), Reason> {
         if node.allocatable.take(&pod.requests, &node.requested) {
             return Ok(());

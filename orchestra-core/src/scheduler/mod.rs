@@ -55,7 +55,8 @@ pub use flow::MinCostFlow;
 pub use metrics::Metrics;
 pub use offers::Offers;
 pub use pipeline::{
-    Filter, FullestDevices, Look, PickDevices, Pipeline, RandomDevices, Reads, Reason, Scale, Score, Ties,
+    Block, Demand, Filter, FullestDevices, LANES, Lanes, Look, POINT_BITS, PickDevices, Pipeline, RandomDevices, Reads,
+    Reason, Scale, Score, Ties,
 };
 pub use plan::{Ask, Commit, Detect, Heard, Left, Op, Plan, Step, Unit, UnitId};
 pub use pod_affinity::PodAffinityMatches;
@@ -69,7 +70,8 @@ pub use score::{
 };
 pub use snapshot::{
     Budget, DEVICE_MILLIS, DEVICES_MAX, DeviceClass, DeviceRequest, DeviceSet, HostPort, ImageView, Lineage,
-    Namespaces, NodeId, NodeInfo, NodeView, Place, PodId, PodView, Resources, Shape, ShapeId, Snapshot, Version,
+    Namespaces, NodeId, NodeInfo, NodeView, OutlineId, Place, PodId, PodView, Resources, Shape, ShapeId, Snapshot,
+    Version,
 };
 pub use topology_spread::TopologySpreads;
 pub use trial::{Mark, Trial};

@@ -49,6 +49,9 @@ impl Relation for PodAffinityMatches {
 
     fn around(&self, pod: PodId, trial: &Trial<'_>) -> Option<Box<dyn Filter>> {
         let (snapshot, view) = (trial.snapshot(), trial.snapshot().pod(pod));
+        if view.affinity.is_none() && !snapshot.repels() {
+            return None;
+        }
         let (wanted, avoided) = (attracting(view, snapshot), repelling(view, snapshot));
         if wanted.is_empty() && avoided.is_empty() && !snapshot.repels() {
             return None;

@@ -1,9 +1,15 @@
 //! What a pipeline remembers of each shape, node by node, so that a decision costs what has changed and not the cluster.
 
+use std::sync::Arc;
+
 use super::{
-    super::{Lineage, NodeId, NodeView, Reads, Reason, Shape, ShapeId, Snapshot, Trial, Version},
-    Pipeline, Scored, Ties, Why,
-    tree::Tournament,
+    super::{Lineage, NodeId, OutlineId, PodId, Shape, ShapeId, Snapshot, Trial, Version},
+    Pipeline, Ties, Why,
+    block::Demand,
+    column::{Column, Sight},
+    group::{Groups, Tier},
+    outlook::Outlook,
+    search::Search,
 };
 
 /// The most entries that are kept, over all shapes: about 100 MB.
@@ -11,6 +17,15 @@ const ENTRIES_MAX: usize = 2 << 20;
 
 /// The least length of a journal that is worth cutting.
 const JOURNAL_LEN_MIN: usize = 1 << 14;
+
+/// How often a shape is searched for before it is worth a column of its own.
+const SEARCHES_MIN: u32 = 4;
+
+/// How many nodes a column may have to look at again before a search is cheaper.
+const BEHIND_MAX: u64 = 192;
+
+/// How many outlooks are kept.
+const OUTLOOKS_MAX: usize = 64;
 
 /// What is known of a snapshot's nodes, for the shapes that were asked for: for all of them while there is room, then for
 /// those that come again.
@@ -30,20 +45,33 @@ pub(super) struct Index {
     columns: usize,
     /// How many asks there have been for a column.
     asked: u64,
+    /// The nodes in groups to search through, and up to where in the journal they are.
+    groups: Option<(Groups, u64)>,
+    /// What is known of outlines, so many of them.
+    outlooks: (Vec<Option<Arc<Outlook>>>, usize),
+    /// Whether it has turned out that there are no bounds.
+    is_without_bounds: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum Slot {
-    #[default]
-    New,
+    /// One that was searched for so often.
+    New(u32),
     Seen,
     Kept(Box<Column>),
 }
 
+impl Default for Slot {
+    fn default() -> Self {
+        Self::New(0)
+    }
+}
+
 impl Index {
     /// The index for an ask, made from what is remembered if that is of the same snapshot.
-    pub(super) fn for_snapshot(remembered: Option<Self>, snapshot: &Snapshot) -> Self {
-        let fresh = || Self { lineage: snapshot.lineage().clone(), version: snapshot.version(), ..Self::default() };
+    pub(super) fn for_snapshot(remembered: Option<Box<Self>>, snapshot: &Snapshot) -> Box<Self> {
+        let (lineage, version) = (snapshot.lineage(), snapshot.version());
+        let fresh = || Box::new(Self { lineage: lineage.clone(), version, ..Self::default() });
         let Some(mut index) = remembered.filter(|index| index.lineage == *snapshot.lineage()) else { return fresh() };
         let Some(changed) = snapshot.changed_since(index.version) else { return fresh() };
         changed.iter().for_each(|node| index.note(*node));
@@ -80,28 +108,161 @@ impl Index {
         }
     }
 
-    /// The column of a shape, as the trial is; `None` if there is no room for another one.
-    pub(super) fn column(
+    /// The node for a pod, or why there is none; `None` if it is not worth while to remember anything for that.
+    pub(super) fn decide(
         &mut self,
         pipeline: &Pipeline,
-        shape: ShapeId,
-        pod: &Shape,
         trial: &Trial<'_>,
-    ) -> Option<&mut Column> {
-        let nodes = trial.snapshot().nodes().len();
+        pod: PodId,
+        draw: u64,
+    ) -> Option<Result<NodeId, Why>> {
+        let (shape, view) = (trial.snapshot().shape_of(pod), trial.snapshot().pod(pod));
+        let outlook = self.outlook(pipeline, trial, (trial.snapshot().outline_of(shape), view))?;
+        let sight = Sight { pipeline, trial, pod: view, outlook: &outlook };
+        let has_bounds = outlook.is_even && self.has_bounds(pipeline, trial);
         if self.shapes.len() <= shape.0 as usize {
             self.shapes.resize_with(trial.snapshot().shapes_len(), Slot::default);
         }
+        if has_bounds
+            && self.is_worth_a_search(shape, trial.snapshot().nodes().len())
+            && let Some(node) = self.search(sight, draw)
+        {
+            return Some(Ok(node));
+        }
+        let column = self.column(sight, shape, has_bounds)?;
+        Some(column.choose(sight, draw).ok_or_else(|| column.why(sight)))
+    }
+
+    /// What is known of an outline.
+    fn outlook(
+        &mut self,
+        pipeline: &Pipeline,
+        trial: &Trial<'_>,
+        (outline, pod): (OutlineId, &Shape),
+    ) -> Option<Arc<Outlook>> {
+        let (outlooks, known) = &mut self.outlooks;
+        let at = outline.0 as usize;
+        if let Some(Some(outlook)) = outlooks.get(at) {
+            return Some(Arc::clone(outlook));
+        }
+        if *known >= OUTLOOKS_MAX {
+            (*outlooks, *known) = (Vec::new(), 0);
+        }
+        if outlooks.len() <= at {
+            outlooks.resize_with(at + 1, || None);
+        }
+        *known += 1;
+        let slot = outlooks.get_mut(at)?;
+        Some(Arc::clone(slot.insert(Outlook::new(pipeline, pod, trial).into())))
+    }
+
+    /// Whether nodes may be told by bounds; then the groups are brought to where the trial is.
+    fn has_bounds(&mut self, pipeline: &Pipeline, trial: &Trial<'_>) -> bool {
+        if self.is_without_bounds {
+            return false;
+        }
+        let (end, forgotten) = (self.end(), self.forgotten);
+        // If the journal has forgotten what they haven't read, it has forgotten what any column of theirs hasn't.
+        let read = self.groups.as_ref().and_then(|(_, seen)| usize::try_from(seen.checked_sub(forgotten)?).ok());
+        match (&mut self.groups, read) {
+            (None, _) | (_, None) => {
+                self.groups = pipeline.searches().then(|| Groups::of(trial)).flatten().map(|groups| (groups, end));
+                self.is_without_bounds = self.groups.is_none();
+            }
+            (Some((groups, seen)), Some(from)) => {
+                for node in self.journal.get(from..).into_iter().flatten() {
+                    groups.note(*node, trial.node(*node));
+                }
+                *seen = end;
+            }
+        }
+        self.read = end;
+        !self.is_without_bounds
+    }
+
+    /// Whether a search costs less than a column of the shape, or bringing it up to date.
+    fn is_worth_a_search(&mut self, shape: ShapeId, nodes: usize) -> bool {
+        let (end, is_full) = (self.end(), (self.columns + 1) * nodes > ENTRIES_MAX);
+        let unsettled = self.groups.as_ref().map_or(0, |(groups, _)| groups.unsettled());
+        match self.shapes.get_mut(shape.0 as usize) {
+            Some(Slot::New(searches)) => {
+                *searches += 1;
+                *searches <= SEARCHES_MIN || is_full
+            }
+            Some(Slot::Kept(column)) => {
+                let is_cheaper = end - column.seen > (BEHIND_MAX + unsettled) * (1 + column.searches);
+                column.searches = if is_cheaper { column.searches + 1 } else { 0 };
+                is_cheaper
+            }
+            Some(Slot::Seen) | None => false,
+        }
+    }
+
+    /// The best node for a pod, by a search; `None` if there is none, or it can't be searched for.
+    fn search(&mut self, sight: Sight<'_>, draw: u64) -> Option<NodeId> {
+        let (groups, _) = self.groups.as_mut()?;
+        groups.settle();
+        let pipeline = sight.pipeline;
+        let exact = |node: NodeId| sight.total(node);
+        let mut search = Search::new(pipeline.point(), pipeline.ties == Ties::First, exact);
+        for group in groups.iter() {
+            let demand = Demand::of(sight.pod, group.size);
+            let bounds = |tier: &Tier| sight.bounds(&demand, tier, sight.outlook.most as i16);
+            if search.through(group, &bounds).is_none() {
+                self.is_without_bounds = true;
+                return None;
+            }
+        }
+        let nth = pipeline.tie(search.ties(), draw)?;
+        search.best(nth)
+    }
+
+    /// The column of a shape, as the trial is; `None` if there is no room for another one.
+    fn column(&mut self, sight: Sight<'_>, shape: ShapeId, has_bounds: bool) -> Option<&mut Column> {
         let end = self.end();
         self.asked += 1;
-        let asked = self.asked;
+        self.make_room(shape, sight.trial.snapshot().nodes().len())?;
+        let groups = self.groups.as_mut().map(|(groups, _)| groups).filter(|_| has_bounds);
+        let slot = self.shapes.get_mut(shape.0 as usize)?;
+        let is_up_to_date = match slot {
+            Slot::Kept(column) if column.is_bounded() => {
+                groups.as_ref().is_some_and(|groups| column.catch_up(sight, groups).is_some())
+            }
+            Slot::Kept(column) => {
+                let from = usize::try_from(column.seen - self.forgotten).ok()?;
+                self.looked_at.resize(sight.trial.snapshot().nodes().len(), 0);
+                for node in self.journal.get(from..)? {
+                    let last = self.looked_at.get_mut(node.0 as usize)?;
+                    if std::mem::replace(last, self.asked) != self.asked {
+                        column.look_again(sight, *node);
+                    }
+                }
+                true
+            }
+            Slot::New(_) | Slot::Seen => false,
+        };
+        if !is_up_to_date {
+            let bounded = groups.and_then(|groups| {
+                groups.settle();
+                Column::bounded(sight, groups)
+            });
+            *slot = Slot::Kept(Box::new(bounded.unwrap_or_else(|| Column::exact(sight))));
+        }
+        self.read = end;
+        let Slot::Kept(column) = slot else { return None };
+        (column.seen, column.asked) = (end, self.asked);
+        Some(column)
+    }
+
+    /// Makes room for the column of a shape, unless it has one; `None` if that is not worth while.
+    fn make_room(&mut self, shape: ShapeId, nodes: usize) -> Option<()> {
         let is_full = (self.columns + 1) * nodes > ENTRIES_MAX;
         match self.shapes.get_mut(shape.0 as usize)? {
-            slot @ Slot::New if is_full => {
+            slot @ Slot::New(_) if is_full => {
                 *slot = Slot::Seen;
                 return None;
             }
-            Slot::New => self.columns += 1,
+            Slot::New(_) => self.columns += 1,
             Slot::Seen => {
                 if is_full {
                     self.drop_least_used();
@@ -110,24 +271,7 @@ impl Index {
             }
             Slot::Kept(_) => {}
         }
-        let slot = self.shapes.get_mut(shape.0 as usize)?;
-        match slot {
-            Slot::New | Slot::Seen => *slot = Slot::Kept(Box::new(Column::new(pipeline, pod, trial))),
-            Slot::Kept(column) => {
-                let from = usize::try_from(column.seen - self.forgotten).ok()?;
-                self.looked_at.resize(nodes, 0);
-                for node in self.journal.get(from..)? {
-                    let last = self.looked_at.get_mut(node.0 as usize)?;
-                    if std::mem::replace(last, asked) != asked {
-                        column.look_again(pipeline, pod, *node, trial.node(*node));
-                    }
-                }
-            }
-        }
-        self.read = end;
-        let Slot::Kept(column) = slot else { return None };
-        (column.seen, column.asked) = (end, asked);
-        Some(column)
+        Some(())
     }
 
     fn drop_least_used(&mut self) {
@@ -140,170 +284,5 @@ impl Index {
             *slot = Slot::Seen;
             self.columns -= 1;
         }
-    }
-}
-
-/// What takes a pod, in [`Column::verdicts`]; lower numbers say which reasons rule a node out.
-const ADMITTED: u32 = u32::MAX;
-
-/// What is ruled out for reasons that nobody has asked for.
-const RULED_OUT: u32 = u32::MAX - 1;
-
-/// How each node fares for one shape.
-#[derive(Debug)]
-pub(super) struct Column {
-    /// Up to where in the journal it has looked.
-    seen: u64,
-    asked: u64,
-    /// By what is only the node's: the verdict, and the points of those scores that are points already.
-    fixed: Vec<(u32, i32)>,
-    /// Which of the filters that read what is on a node concern the shape.
-    filters: Vec<usize>,
-    /// Which of the scores are points, and read what is on a node.
-    scores: Vec<usize>,
-    verdicts: Vec<u32>,
-    /// The points of all scores that are points already, for those nodes that take the pod.
-    totals: Tournament,
-    /// How many other scores there are.
-    width: usize,
-    /// Their numbers, node by node.
-    relative: Vec<i64>,
-    /// Those of the first node that was found to take the pod.
-    common: Option<Box<[i64]>>,
-    /// Whether a node that took the pod had others: then they decide, too.
-    differ: bool,
-    /// All reasons there have been, each with the number of nodes that it rules out, but for those of the `unasked` nodes.
-    reasons: Vec<(Vec<Reason>, usize)>,
-    /// The nodes that have been ruled out since the reasons were asked for; by now they may be another's.
-    unasked: Vec<NodeId>,
-}
-
-impl Column {
-    fn new(pipeline: &Pipeline, pod: &Shape, trial: &Trial<'_>) -> Self {
-        let (nodes, width) = (trial.snapshot().nodes().len(), pipeline.relative().count());
-        let mut column = Self {
-            seen: 0,
-            asked: 0,
-            fixed: Vec::with_capacity(nodes),
-            filters: pipeline.concerning(Reads::Usage, pod),
-            scores: pipeline.points_reading(Reads::Usage),
-            verdicts: vec![ADMITTED; nodes],
-            totals: Tournament::new(std::iter::empty(), false),
-            width,
-            relative: vec![0; nodes * width],
-            common: None,
-            differ: false,
-            reasons: Vec::new(),
-            unasked: Vec::new(),
-        };
-        let filters_of_nodes = pipeline.concerning(Reads::Node, pod);
-        let scores_of_nodes = pipeline.points_reading(Reads::Node);
-        let mut totals = Vec::with_capacity(nodes);
-        for id in trial.snapshot().node_ids() {
-            let node = trial.node(id);
-            let fixed = match pipeline.reasons_by(Reads::Node, &filters_of_nodes, pod, node) {
-                None => (ADMITTED, pipeline.points_by(&scores_of_nodes, pod, node)),
-                Some(reasons) => (column.intern(reasons), 0),
-            };
-            column.fixed.push(fixed);
-            totals.push(column.judge(pipeline, pod, id, node));
-        }
-        column.totals = Tournament::new(totals.into_iter(), pipeline.ties == Ties::Random);
-        column
-    }
-
-    fn look_again(&mut self, pipeline: &Pipeline, pod: &Shape, id: NodeId, node: &NodeView) {
-        let at = id.0 as usize;
-        // What the node is has not changed.
-        if self.fixed.get(at).is_none_or(|(verdict, _)| *verdict != ADMITTED) {
-            return;
-        }
-        if let Some(verdict) = self.verdicts.get(at).copied()
-            && let Some((_, count)) = self.reasons.get_mut(verdict as usize)
-        {
-            *count -= 1;
-        }
-        let total = self.judge(pipeline, pod, id, node);
-        self.totals.set(at, total);
-    }
-
-    /// The points of a node, if it takes the pod; its verdict is noted.
-    fn judge(&mut self, pipeline: &Pipeline, pod: &Shape, id: NodeId, node: &NodeView) -> Option<i32> {
-        let at = id.0 as usize;
-        let (fixed, points) = *self.fixed.get(at)?;
-        let verdict =
-            if fixed == ADMITTED && !pipeline.admits_by(&self.filters, pod, node) { RULED_OUT } else { fixed };
-        let was = std::mem::replace(self.verdicts.get_mut(at)?, verdict);
-        if verdict == RULED_OUT {
-            if was != RULED_OUT {
-                self.unasked.push(id);
-            }
-            return None;
-        }
-        if verdict != ADMITTED {
-            return None;
-        }
-        if self.width > 0 {
-            let own = self.relative.get_mut(at * self.width..(at + 1) * self.width)?;
-            for (number, one) in own.iter_mut().zip(pipeline.relative()) {
-                *number = one.score.score(pod, node);
-            }
-            self.differ = self.differ || **self.common.get_or_insert_with(|| (*own).into()) != *own;
-        }
-        let points = points + pipeline.points_by(&self.scores, pod, node);
-        Some(pipeline.with_tie_breaker(points.into(), pod, node) as i32)
-    }
-
-    fn intern(&mut self, reasons: Vec<Reason>) -> u32 {
-        let known = self.reasons.iter().position(|(known, _)| *known == reasons);
-        let at = known.unwrap_or_else(|| {
-            self.reasons.push((reasons, 0));
-            self.reasons.len() - 1
-        });
-        if let Some((_, count)) = self.reasons.get_mut(at) {
-            *count += 1;
-        }
-        u32::try_from(at).expect("there are fewer reasons than nodes")
-    }
-
-    /// The node for a pod, by its draw.
-    pub(super) fn choose(&self, pipeline: &Pipeline, draw: u64) -> Option<NodeId> {
-        if self.differ {
-            return pipeline.choose(&self.scored(pipeline), draw);
-        }
-        let ties = self.totals.ties();
-        let nth = pipeline.tie(ties as usize, draw)?;
-        let at = self.totals.best(u32::try_from(nth).ok()?)?;
-        u32::try_from(at).ok().map(NodeId)
-    }
-
-    /// How many nodes are ruled out, by the reasons.
-    pub(super) fn why(&mut self, pipeline: &Pipeline, pod: &Shape, trial: &Trial<'_>) -> Why {
-        for id in std::mem::take(&mut self.unasked) {
-            let at = id.0 as usize;
-            if self.verdicts.get(at) == Some(&RULED_OUT)
-                && let Some(reasons) = pipeline.reasons_by(Reads::Usage, &self.filters, pod, trial.node(id))
-            {
-                self.verdicts[at] = self.intern(reasons);
-            }
-        }
-        self.reasons.iter().filter(|(_, count)| *count > 0).cloned().collect()
-    }
-
-    /// The points of every node that takes the pod.
-    fn scored(&self, pipeline: &Pipeline) -> Scored {
-        let admitted = self.verdicts.iter().enumerate().filter(|(_, verdict)| **verdict == ADMITTED);
-        let mut scored: Vec<(usize, i64)> =
-            admitted.filter_map(|(at, _)| Some((at, self.totals.value(at)?.into()))).collect();
-        for (nth, one) in pipeline.relative().enumerate() {
-            let number = |at: usize| self.relative.get(at * self.width + nth).copied().unwrap_or(0);
-            let numbers = scored.iter().map(|(at, _)| number(*at));
-            let range = numbers.fold((i64::MAX, i64::MIN), |(low, high), number| (low.min(number), high.max(number)));
-            for (at, total) in &mut scored {
-                *total += pipeline.point() * one.points(number(*at), range);
-            }
-        }
-        let id = |at: usize| NodeId(u32::try_from(at).unwrap_or(u32::MAX));
-        scored.into_iter().map(|(at, total)| (id(at), total)).collect()
     }
 }

@@ -1,11 +1,18 @@
 //! The Kubernetes way to schedule: rule nodes out, score the rest, take the best; a pod at a time.
 
+mod block;
+mod column;
+mod group;
 mod index;
 mod look;
+mod outlook;
 mod plugin;
 mod preemption;
 #[cfg(test)]
 mod preemption_tests;
+mod search;
+#[cfg(test)]
+mod search_tests;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -17,6 +24,7 @@ use self::index::Index;
 use self::preemption::Preempted;
 pub(super) use self::turn::Turn;
 pub use self::{
+    block::{Block, Demand, LANES, Lanes, POINT_BITS},
     look::Look,
     plugin::{Filter, FullestDevices, PickDevices, RandomDevices, Reads, Reason, Scale, Score},
 };
@@ -80,7 +88,7 @@ pub struct Pipeline {
     look: Look,
     preempts: bool,
     remembers: bool,
-    index: Option<Index>,
+    index: Option<Box<Index>>,
 }
 
 impl Pipeline {
@@ -247,7 +255,7 @@ impl Pipeline {
     pub(super) fn turn<'a>(&'a self, ask: &'a Ask<'a>) -> Turn<'a> {
         let trial = Trial::new(ask.snapshot);
         let preempted = Preempted::of(&trial);
-        Turn { pipeline: self, ask, trial, index: None, order: OnceCell::new(), preempted }
+        Turn { pipeline: self, ask, trial, index: None, order: OnceCell::new(), preempted, is_last: false }
     }
 
     /// What rules nodes out for a pod by where others are.
@@ -395,7 +403,8 @@ impl Scheduler for Pipeline {
         let index = (self.remembers && whole).then(|| Index::for_snapshot(remembered, ask.snapshot));
         let mut turn = Turn { index, ..self.turn(ask) };
         let mut plan = Plan::default();
-        for unit in ask.pending {
+        for (at, unit) in ask.pending.iter().enumerate() {
+            turn.is_last = at + 1 == ask.pending.len();
             match turn.serve(unit) {
                 Ok(step) => plan.steps.push(step),
                 Err(why) => plan.left.push(Left { unit: unit.id, why, expected: None }),

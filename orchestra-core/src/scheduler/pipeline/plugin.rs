@@ -2,7 +2,10 @@
 
 use std::{borrow::Cow, fmt};
 
-use super::super::{DEVICE_MILLIS, DeviceSet, NodeView, Shape};
+use super::{
+    super::{DEVICE_MILLIS, DeviceSet, NodeView, Shape},
+    block::{Block, Demand, Lanes},
+};
 
 /// Why a node can't take a pod, in Kubernetes' words.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +43,7 @@ impl fmt::Display for Reason {
 /// What the answer of a filter or a score rests on, beside the pod's shape: it stands until that changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reads {
-    /// What the node is ([`NodeInfo`](crate::scheduler::NodeInfo)).
+    /// What the node is ([`NodeInfo`](crate::scheduler::NodeInfo)); and of the pod's shape all but the amounts that it requests.
     Node,
     /// What its pods take, too.
     Usage,
@@ -68,6 +71,12 @@ pub trait Filter: fmt::Debug + Send + Sync + 'static {
     /// What it reads.
     fn reads(&self) -> Reads {
         Reads::Usage
+    }
+
+    /// Whether it rejects each node that has less cpu or memory left than the pod requests. Where a filter does, the pipeline
+    /// passes over many such nodes at once.
+    fn needs_room(&self) -> bool {
+        false
     }
 
     /// Whether it could reject any node for a pod of this shape; `false` spares the calls (`Skip` of Kubernetes' `PreFilter`).
@@ -120,6 +129,13 @@ pub trait Score: fmt::Debug + Send + Sync + 'static {
     /// What it reads.
     fn reads(&self) -> Reads {
         Reads::Usage
+    }
+
+    /// The most that it could give a node of each lane that has room for the pod: 0 to 100. It may be more than what any node
+    /// gets, never less; the closer it is, the more nodes are passed over for a pod of a new shape. `None` from a score that can
+    /// tell only node by node.
+    fn bounds(&self, _pod: &Shape, _demand: &Demand, _block: &Block) -> Option<Lanes> {
+        None
     }
 }
 

@@ -9,8 +9,8 @@ const HEAT: usize = 16;
 /// `i32::MIN`.
 #[derive(Debug)]
 pub(super) struct Tournament {
-    /// The values; [`NOTHING`] where there is none.
-    values: Vec<i32>,
+    /// The values, by heats; [`NOTHING`] where there is none.
+    values: Vec<[i32; HEAT]>,
     /// A complete binary tree over heats of values, with the root at 1: what is best below, and how many share it.
     matches: Vec<Best>,
     /// Whether those that share it are counted; if not, any number is 1, and most changes end far from the root.
@@ -31,9 +31,11 @@ impl Tournament {
     /// One of these values; `counts` says whether it can tell how many share the highest, and find another than the first.
     pub(super) fn new(values: impl Iterator<Item = Option<i32>>, counts: bool) -> Self {
         let values: Vec<i32> = values.map(|value| value.unwrap_or(NOTHING)).collect();
-        let heats = values.len().div_ceil(HEAT).next_power_of_two();
+        let heat = |heat: &[i32]| std::array::from_fn(|at| heat.get(at).copied().unwrap_or(NOTHING));
+        let values: Vec<[i32; HEAT]> = values.chunks(HEAT).map(heat).collect();
+        let heats = values.len().next_power_of_two();
         let mut tournament = Self { values, matches: vec![NOBODY; 2 * heats], counts };
-        for heat in 0..tournament.values.len().div_ceil(HEAT) {
+        for heat in 0..tournament.values.len() {
             tournament.matches[heats + heat] = tournament.best_of(heat);
         }
         for at in (1..heats).rev() {
@@ -44,14 +46,17 @@ impl Tournament {
 
     /// Sets a value, or takes it out.
     pub(super) fn set(&mut self, at: usize, value: Option<i32>) {
-        let Some(own) = self.values.get_mut(at) else { return };
+        let Some(own) = self.values.get_mut(at / HEAT).and_then(|heat| heat.get_mut(at % HEAT)) else { return };
         let value = value.unwrap_or(NOTHING);
-        if std::mem::replace(own, value) == value {
+        let was = std::mem::replace(own, value);
+        let heat = at / HEAT;
+        let mut at = self.matches.len() / 2 + heat;
+        // Who neither was the best of its heat nor is it changes nothing.
+        let best = self.matches[at].value;
+        if was == value || was < best && value < best {
             return;
         }
-        let heat = at / HEAT;
         let mut best = self.best_of(heat);
-        let mut at = self.matches.len() / 2 + heat;
         while self.matches[at] != best {
             self.matches[at] = best;
             if at == 1 {
@@ -64,7 +69,7 @@ impl Tournament {
 
     /// The value of one; `None` if it is not there.
     pub(super) fn value(&self, at: usize) -> Option<i32> {
-        self.values.get(at).copied().filter(|value| *value != NOTHING)
+        self.values.get(at / HEAT).and_then(|heat| heat.get(at % HEAT)).copied().filter(|value| *value != NOTHING)
     }
 
     /// How many share the highest value, or 1 if they are not counted; 0 if there is none.
@@ -85,17 +90,15 @@ impl Tournament {
             at = 2 * at + usize::from(nth >= here);
             nth -= if nth >= here { here } else { 0 };
         }
-        let from = (at - heats) * HEAT;
-        let heat = self.values.get(from..)?.iter().take(HEAT).enumerate();
+        let heat = self.values.get(at - heats)?.iter().enumerate();
         let mut tied = heat.filter(|(_, value)| **value == root.value);
-        tied.nth(nth as usize).map(|(at, _)| from + at)
+        tied.nth(nth as usize).map(|(lane, _)| (at - heats) * HEAT + lane)
     }
 
     /// The best of a heat.
     fn best_of(&self, heat: usize) -> Best {
-        let end = self.values.len().min((heat + 1) * HEAT);
-        let heat = self.values.get(heat * HEAT..end).unwrap_or_default();
-        let value = heat.iter().copied().max().unwrap_or(NOTHING);
+        let Some(heat) = self.values.get(heat) else { return NOBODY };
+        let value = heat.iter().copied().fold(NOTHING, i32::max);
         if value == NOTHING {
             return NOBODY;
         }

@@ -16,11 +16,13 @@ pub(in super::super) struct Turn<'a> {
     pub(in super::super) ask: &'a Ask<'a>,
     pub(in super::super) trial: Trial<'a>,
     /// What is remembered, if that is of use for this ask.
-    pub(super) index: Option<Index>,
+    pub(super) index: Option<Box<Index>>,
     /// The nodes on offer in the order to look at them, once that matters.
     pub(super) order: OnceCell<Vec<NodeId>>,
     /// Who waits for others to leave.
     pub(super) preempted: Preempted,
+    /// Whether nobody looks at the trial any more once the unit at hand has its places.
+    pub(super) is_last: bool,
 }
 
 impl Turn<'_> {
@@ -47,7 +49,7 @@ impl Turn<'_> {
     pub(in super::super) fn place(&mut self, unit: &Unit) -> Result<Step, Why> {
         let (mark, from) = (self.trial.mark(), self.trial.journal().len());
         let (mut ops, mut reads, mut reasons) = (Vec::with_capacity(unit.pods.len()), Vec::new(), None);
-        for &pod in &unit.pods {
+        for (at, &pod) in unit.pods.iter().enumerate() {
             let draw = mixed(self.ask.seed, u64::from(pod.0));
             match self.decide(pod, draw) {
                 Ok(node) => {
@@ -55,9 +57,12 @@ impl Turn<'_> {
                     reads.push((node, view.version));
                     let devices = self.pipeline.devices.pick(self.ask.snapshot.pod(pod), view, draw);
                     let place = Place { node, devices };
-                    self.trial.place(pod, place);
-                    self.index.iter_mut().for_each(|index| index.note(node));
                     ops.push(Op::Place { pod, place });
+                    let is_end = self.is_last && at + 1 == unit.pods.len() && ops.len() >= unit.pods_min;
+                    if !is_end {
+                        self.trial.place(pod, place);
+                        self.index.iter_mut().for_each(|index| index.note(node));
+                    }
                 }
                 Err(why) => {
                     reasons.get_or_insert(why);
@@ -73,7 +78,7 @@ impl Turn<'_> {
     }
 
     /// What to remember: the trial ends, and what it changed is as before.
-    pub(super) fn end(mut self) -> Option<Index> {
+    pub(super) fn end(mut self) -> Option<Box<Index>> {
         self.note_from(0);
         self.index
     }
@@ -93,11 +98,9 @@ impl Turn<'_> {
         let around = pipeline.around(trial, pod);
         let looks_around = || pipeline.relation_scores.iter().any(|(_, score)| score.concerns(pod, trial));
         let is_alone = around.is_empty() && !looks_around();
-        if let Some(index) = self.index.as_mut().filter(|_| is_alone) {
-            let (shape, view) = (trial.snapshot().shape_of(pod), trial.snapshot().pod(pod));
-            if let Some(column) = index.column(pipeline, shape, view, trial) {
-                return column.choose(pipeline, draw).ok_or_else(|| column.why(pipeline, view, trial));
-            }
+        let index = self.index.as_mut().filter(|_| is_alone);
+        if let Some(decided) = index.and_then(|index| index.decide(pipeline, trial, pod, draw)) {
+            return decided;
         }
         let (admitted, why) = pipeline.admit(&around, trial, pod, (self.order(), draw));
         pipeline.choose(&pipeline.weigh(trial, pod, &admitted), draw).ok_or(why)

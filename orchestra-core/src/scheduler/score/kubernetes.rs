@@ -1,7 +1,7 @@
 //! The scores that look at a node alone, with Kubernetes' formulas.
 
 use crate::scheduler::{
-    ImageView, NodeView, Reads, Scale, Score, Shape,
+    Block, Demand, ImageView, LANES, Lanes, NodeView, POINT_BITS, Reads, Scale, Score, Shape,
     filter::{term_matches, tolerates},
 };
 
@@ -35,6 +35,22 @@ impl Score for LeastAllocated {
 
     fn scale(&self) -> Scale {
         Scale::Points
+    }
+
+    fn bounds(&self, _: &Shape, demand: &Demand, block: &Block) -> Option<Lanes> {
+        let points = |free: i16, wanted: i16| free.saturating_sub(wanted).max(0) >> POINT_BITS;
+        let mut most = [0; LANES];
+        match demand.weighed {
+            [Some(cpu), Some(memory)] => {
+                for (at, most) in most.iter_mut().enumerate() {
+                    *most = (points(block.free_cpu[at], cpu) + points(block.free_memory[at], memory)) >> 1;
+                }
+            }
+            [Some(cpu), None] => most = block.free_cpu.map(|free| points(free, cpu)),
+            [None, Some(memory)] => most = block.free_memory.map(|free| points(free, memory)),
+            [None, None] => {}
+        }
+        Some(most)
     }
 }
 
@@ -74,6 +90,24 @@ impl Score for BalancedAllocation {
 
     fn scale(&self) -> Scale {
         Scale::Points
+    }
+
+    fn bounds(&self, pod: &Shape, demand: &Demand, block: &Block) -> Option<Lanes> {
+        if pod.requests.cpu == 0 && pod.requests.memory == 0 {
+            return Some([0; LANES]);
+        }
+        if demand.weighed.contains(&None) {
+            return Some([100; LANES]);
+        }
+        let [towards_memory, towards_cpu] = demand.tilt;
+        let mut most = [0; LANES];
+        for (at, most) in most.iter_mut().enumerate() {
+            // How far a node is out of balance at least; nothing, if some of its lane lean to one side and some to the other.
+            let least = block.tilt_min[at].saturating_add(towards_memory);
+            let other = 0_i16.saturating_sub(block.tilt_max[at].saturating_add(towards_cpu));
+            *most = ((100 << POINT_BITS) - least.max(other).max(0)) >> POINT_BITS;
+        }
+        Some(most)
     }
 }
 

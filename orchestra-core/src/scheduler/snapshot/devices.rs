@@ -89,7 +89,12 @@ impl DeviceSet {
 
     /// Their numbers, ascending.
     pub fn iter(self) -> impl Iterator<Item = usize> {
-        (0..DEVICES_MAX).filter(move |device| self.contains(*device))
+        let mut left = self.0;
+        std::iter::from_fn(move || {
+            let first = left.trailing_zeros() as usize;
+            left &= left.wrapping_sub(1);
+            (first < DEVICES_MAX).then_some(first)
+        })
     }
 }
 

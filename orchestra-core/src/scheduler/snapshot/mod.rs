@@ -16,7 +16,7 @@ pub use self::{
     devices::{DEVICE_MILLIS, DEVICES_MAX, DeviceClass, DeviceRequest, DeviceSet},
     node::{ImageView, NodeInfo, NodeView},
     resources::Resources,
-    shape::{HostPort, PodView, Shape, ShapeId},
+    shape::{HostPort, OutlineId, PodView, Shape, ShapeId},
 };
 use super::{pod_affinity::repels, score::leans};
 use crate::{api::pod::has_ended, clock::Timestamp};
@@ -187,6 +187,16 @@ impl Snapshot {
     #[must_use]
     pub fn shape_of(&self, id: PodId) -> ShapeId {
         *self.shape_of.get(id.0 as usize).expect("pod ids are of the snapshot they are used with")
+    }
+
+    /// Which outline a shape has.
+    ///
+    /// # Panics
+    ///
+    /// If the id is of another snapshot.
+    #[must_use]
+    pub fn outline_of(&self, shape: ShapeId) -> OutlineId {
+        self.shapes.outline_of(shape).expect("shape ids are of the snapshot they are used with")
     }
 
     /// How many shapes there have been.

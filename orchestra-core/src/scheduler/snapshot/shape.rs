@@ -84,11 +84,47 @@ impl Shape {
 
     /// A number that equal shapes share.
     fn digest(&self) -> u64 {
-        // The fields that tell most shapes apart; those that can't be hashed are left to `eq`.
         let mut hasher = DefaultHasher::new();
-        (&self.namespace, &self.labels, self.priority, &self.requests, &self.node_selector).hash(&mut hasher);
+        (self.digest_of_outline(), &self.requests).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// A number that shapes of one outline share.
+    fn digest_of_outline(&self) -> u64 {
+        // The fields that tell most shapes apart; those that can't be hashed are left to a comparison.
+        let mut hasher = DefaultHasher::new();
+        (&self.namespace, &self.labels, self.priority, &self.node_selector).hash(&mut hasher);
         (&self.node_name, &self.host_ports, &self.images, &self.devices).hash(&mut hasher);
         hasher.finish()
+    }
+
+    /// Whether two shapes differ in nothing but the amounts that they request.
+    fn has_outline_of(&self, other: &Self) -> bool {
+        let Self {
+            namespace,
+            labels,
+            priority,
+            never_preempts,
+            requests: _,
+            weighed_requests: _,
+            node_name,
+            node_selector,
+            affinity,
+            spread,
+            preferred_spread,
+            tolerations,
+            host_ports,
+            images,
+            devices,
+        } = self;
+        let is_one = (namespace, labels, priority, never_preempts)
+            == (&other.namespace, &other.labels, &other.priority, &other.never_preempts);
+        let is_for_one = (node_name, node_selector, affinity, tolerations)
+            == (&other.node_name, &other.node_selector, &other.affinity, &other.tolerations);
+        is_one
+            && is_for_one
+            && (spread, preferred_spread) == (&other.spread, &other.preferred_spread)
+            && (host_ports, images, devices) == (&other.host_ports, &other.images, &other.devices)
     }
 }
 
@@ -156,19 +192,27 @@ impl Deref for PodView {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ShapeId(pub u32);
 
+/// Which outline of a snapshot: shapes of one outline differ in nothing but the amounts that they request, so that what a node
+/// *is* says the same to them all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OutlineId(pub u32);
+
 /// The shapes of a snapshot, each once, in the order in which they came.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Shapes {
-    all: Vec<Arc<Shape>>,
+    all: Vec<(Arc<Shape>, OutlineId)>,
     by_digest: BTreeMap<u64, Vec<ShapeId>>,
+    /// A shape of each outline.
+    outlines: Vec<ShapeId>,
+    by_digest_of_outline: BTreeMap<u64, Vec<OutlineId>>,
 }
 
 impl Shapes {
     /// The id of a shape; `shape` is the one that is kept from now on.
     pub(super) fn intern(&mut self, shape: &mut Arc<Shape>) -> ShapeId {
-        let alike = self.by_digest.entry(shape.digest()).or_default();
-        for id in &*alike {
-            if let Some(known) = self.all.get(id.0 as usize)
+        let digest = shape.digest();
+        for id in self.by_digest.get(&digest).into_iter().flatten() {
+            if let Some((known, _)) = self.all.get(id.0 as usize)
                 && (Arc::ptr_eq(known, shape) || **known == **shape)
             {
                 *shape = Arc::clone(known);
@@ -176,13 +220,33 @@ impl Shapes {
             }
         }
         let id = ShapeId(u32::try_from(self.all.len()).expect("a cluster has less than 2^32 shapes"));
+        let outline = self.outline(shape, id);
+        self.all.push((Arc::clone(shape), outline));
+        self.by_digest.entry(digest).or_default().push(id);
+        id
+    }
+
+    /// The outline of a new shape.
+    fn outline(&mut self, shape: &Shape, new: ShapeId) -> OutlineId {
+        let alike = self.by_digest_of_outline.entry(shape.digest_of_outline()).or_default();
+        for id in &*alike {
+            let of = self.outlines.get(id.0 as usize).and_then(|shape| self.all.get(shape.0 as usize));
+            if of.is_some_and(|(known, _)| known.has_outline_of(shape)) {
+                return *id;
+            }
+        }
+        let id = OutlineId(u32::try_from(self.outlines.len()).expect("there are no more outlines than shapes"));
         alike.push(id);
-        self.all.push(Arc::clone(shape));
+        self.outlines.push(new);
         id
     }
 
     pub(super) fn len(&self) -> usize {
         self.all.len()
+    }
+
+    pub(super) fn outline_of(&self, shape: ShapeId) -> Option<OutlineId> {
+        self.all.get(shape.0 as usize).map(|(_, outline)| *outline)
     }
 }
 
