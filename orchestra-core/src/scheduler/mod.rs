@@ -60,7 +60,7 @@ pub use pipeline::{
 };
 pub use plan::{Ask, Commit, Detect, Heard, Left, Op, Plan, Step, Unit, UnitId};
 pub use pod_affinity::PodAffinityMatches;
-pub use relation::{Relation, RelationScore};
+pub use relation::{Relation, RelationScore, Surroundings};
 #[cfg(feature = "client")]
 pub use scheduling_loop::{DEFAULT_SCHEDULER, SchedulingLoop};
 pub use score::{

@@ -1,10 +1,11 @@
 //! What a pipeline remembers of one shape, node by node.
 
 use super::{
-    super::{NodeId, Reads, Reason, Shape, Trial},
+    super::{NodeId, NodeView, Reads, Reason, Shape, Trial},
     Pipeline, Scored, Ties, Why,
     block::{Demand, Lanes, RULED_OUT as BOUND_OF_NOBODY},
     group::{Groups, Tier},
+    index::Found,
     outlook::Outlook,
     tree::Tournament,
 };
@@ -22,6 +23,8 @@ pub(super) struct Sight<'a> {
     pub(super) trial: &'a Trial<'a>,
     pub(super) pod: &'a Shape,
     pub(super) outlook: &'a Outlook,
+    /// What the pod finds around it, by each relation that concerns it.
+    pub(super) around: &'a [Option<Found>],
 }
 
 /// How each node fares for one shape.
@@ -37,6 +40,8 @@ pub(super) struct Column {
     pub(super) searches: u64,
     /// With bounds: what its pods need by the size of each group, and up to where in the group's changes it has looked.
     bounded: Option<Vec<(Demand, u64)>>,
+    /// The versions of what its pods found around them.
+    versions: Vec<Option<(u64, Option<u64>)>>,
     /// Whether bounds are told from exact totals by their last binary digit.
     marks_bounds: bool,
     /// Which of the filters that read what is on a node concern the shape.
@@ -101,6 +106,7 @@ impl Column {
             asked: 0,
             searches: 0,
             bounded: None,
+            versions: sight.versions(),
             marks_bounds: false,
             filters: pipeline.concerning(Reads::Usage, pod),
             scores: pipeline.points_reading(Reads::Usage),
@@ -123,6 +129,9 @@ impl Column {
 
     /// Looks at what has changed in the groups; `None` if that is forgotten.
     pub(super) fn catch_up(&mut self, sight: Sight<'_>, groups: &Groups) -> Option<()> {
+        if sight.versions() != self.versions {
+            return None;
+        }
         let mut bounded = self.bounded.take()?;
         for (group, (demand, seen)) in groups.iter().zip(&mut bounded) {
             for (tier, lanes) in group.recent().since(*seen)? {
@@ -162,9 +171,9 @@ impl Column {
 
     /// The points of a node, if it takes the pod; its verdict is noted.
     fn judge(&mut self, sight: Sight<'_>, id: NodeId) -> Option<i32> {
-        let Sight { pipeline, trial, pod, outlook } = sight;
+        let Sight { pipeline, trial, pod, outlook, .. } = sight;
         let (at, node) = (id.0 as usize, trial.node(id));
-        let points = outlook.points(id).filter(|_| pipeline.admits_by(&self.filters, pod, node));
+        let points = outlook.points(id).filter(|_| pipeline.admits_by(&self.filters, pod, node) && sight.is_free(node));
         self.rule(id, if points.is_some() { ADMITTED } else { RULED_OUT });
         self.is_bound.get_mut(at).into_iter().for_each(|is_bound| *is_bound = false);
         let points = points?;
@@ -266,9 +275,24 @@ impl Sight<'_> {
 
     /// What a node is worth, if it takes the pod; without what other nodes' numbers are needed for.
     pub(super) fn total(&self, id: NodeId) -> Option<i64> {
-        let Self { pipeline, pod, outlook, trial } = *self;
+        let Self { pipeline, pod, outlook, trial, .. } = *self;
         let (points, node) = (outlook.points(id)?, trial.node(id));
-        let total = pipeline.points_on(pod, node)? + i64::from(points);
+        let total = pipeline.points_on(pod, node).filter(|_| self.is_free(node))? + i64::from(points);
         Some(pipeline.with_tie_breaker(total, pod, node))
+    }
+
+    /// Whether all that is around the pod admits it to a node.
+    fn is_free(&self, node: &NodeView) -> bool {
+        self.around.iter().flatten().all(|found| found.by.admit(self.pod, node).is_ok())
+    }
+
+    /// Whether what is around the pod may change with any node.
+    pub(super) fn is_fleeting(&self) -> bool {
+        self.around.iter().flatten().any(|found| found.by.version().is_none())
+    }
+
+    /// The versions of what is around the pod.
+    fn versions(&self) -> Vec<Option<(u64, Option<u64>)>> {
+        self.around.iter().map(|found| found.as_ref().map(|found| (found.build, found.by.version()))).collect()
     }
 }

@@ -1,9 +1,9 @@
 //! What a pipeline remembers of each shape, node by node, so that a decision costs what has changed and not the cluster.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    super::{Lineage, NodeId, OutlineId, PodId, Shape, ShapeId, Snapshot, Trial, Version},
+    super::{Lineage, NodeId, OutlineId, PodId, Shape, ShapeId, Snapshot, Surroundings, Trial, Version},
     Pipeline, Ties, Why,
     block::Demand,
     column::{Column, Sight},
@@ -27,6 +27,9 @@ const BEHIND_MAX: u64 = 192;
 /// How many outlooks are kept.
 const OUTLOOKS_MAX: usize = 64;
 
+/// Of how many shapes it is kept what their pods find around them.
+const SURROUNDINGS_MAX: usize = 64;
+
 /// What is known of a snapshot's nodes, for the shapes that were asked for: for all of them while there is room, then for
 /// those that come again.
 #[derive(Debug, Default)]
@@ -49,9 +52,24 @@ pub(super) struct Index {
     groups: Option<(Groups, u64)>,
     /// What is known of outlines, so many of them.
     outlooks: (Vec<Option<Arc<Outlook>>>, usize),
+    /// What pods of a shape find around them by each relation, and up to where in the journal that is so.
+    surroundings: BTreeMap<ShapeId, (Around, u64)>,
+    /// How often somebody has looked around anew.
+    builds: u64,
     /// Whether it has turned out that there are no bounds.
     is_without_bounds: bool,
 }
+
+/// What a pod finds around it by one relation.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) by: Box<dyn Surroundings>,
+    /// What tells it from what is found when one looks around anew.
+    pub(super) build: u64,
+}
+
+/// What a pod finds around it, by each relation; nothing at all if none concerns it.
+pub(super) type Around = Vec<Option<Found>>;
 
 #[derive(Debug)]
 enum Slot {
@@ -108,29 +126,75 @@ impl Index {
         }
     }
 
-    /// The node for a pod, or why there is none; `None` if it is not worth while to remember anything for that.
+    /// The node for a pod, or why there is none; `None` if that has to be found in another way. `around` is what it finds around it.
     pub(super) fn decide(
         &mut self,
         pipeline: &Pipeline,
         trial: &Trial<'_>,
         pod: PodId,
-        draw: u64,
+        (around, draw): (&Around, u64),
     ) -> Option<Result<NodeId, Why>> {
         let (shape, view) = (trial.snapshot().shape_of(pod), trial.snapshot().pod(pod));
         let outlook = self.outlook(pipeline, trial, (trial.snapshot().outline_of(shape), view))?;
-        let sight = Sight { pipeline, trial, pod: view, outlook: &outlook };
+        let sight = Sight { pipeline, trial, pod: view, outlook: &outlook, around };
         let has_bounds = outlook.is_even && self.has_bounds(pipeline, trial);
         if self.shapes.len() <= shape.0 as usize {
             self.shapes.resize_with(trial.snapshot().shapes_len(), Slot::default);
         }
+        let (is_alone, is_fleeting) = (around.is_empty(), sight.is_fleeting());
         if has_bounds
-            && self.is_worth_a_search(shape, trial.snapshot().nodes().len())
+            && (is_fleeting || self.is_worth_a_search(shape, trial.snapshot().nodes().len()))
             && let Some(node) = self.search(sight, draw)
         {
             return Some(Ok(node));
         }
+        if is_fleeting || !is_alone && !has_bounds {
+            return None;
+        }
         let column = self.column(sight, shape, has_bounds)?;
-        Some(column.choose(sight, draw).ok_or_else(|| column.why(sight)))
+        match column.choose(sight, draw) {
+            Some(node) => Some(Ok(node)),
+            // A column doesn't know what others' whereabouts rule out.
+            None => is_alone.then(|| Err(column.why(sight))),
+        }
+    }
+
+    /// Takes out what pods of a shape find around them, up to date.
+    pub(super) fn take_surroundings(&mut self, pipeline: &Pipeline, trial: &Trial<'_>, pod: PodId) -> Around {
+        let (shape, end) = (trial.snapshot().shape_of(pod), self.end());
+        let (mut around, seen) = self.surroundings.remove(&shape).unwrap_or_default();
+        let from = seen.checked_sub(self.forgotten).and_then(|from| usize::try_from(from).ok());
+        let changed = from.and_then(|from| self.journal.get(from..));
+        self.read = end;
+        for (at, relation) in pipeline.relations.iter().enumerate() {
+            let known = around.get_mut(at).and_then(Option::as_mut);
+            let is_up_to_date = known.is_some_and(|known| {
+                changed.is_some_and(|changed| changed.iter().all(|node| known.by.look_again(*node, trial)))
+            });
+            if is_up_to_date {
+                continue;
+            }
+            let found = relation.around(pod, trial);
+            if found.is_some() && around.is_empty() {
+                around.resize_with(pipeline.relations.len(), || None);
+            }
+            if let Some(own) = around.get_mut(at) {
+                self.builds += 1;
+                *own = found.map(|by| Found { by, build: self.builds });
+            }
+        }
+        if around.iter().all(Option::is_none) { Vec::new() } else { around }
+    }
+
+    /// Keeps it for later.
+    pub(super) fn keep_surroundings(&mut self, shape: ShapeId, around: Around) {
+        if around.is_empty() {
+            return;
+        }
+        if self.surroundings.len() >= SURROUNDINGS_MAX {
+            self.surroundings.clear();
+        }
+        self.surroundings.insert(shape, (around, self.end()));
     }
 
     /// What is known of an outline.

@@ -32,7 +32,7 @@ use super::{
     Ask, BalancedAllocation, DevicesFit, DevicesMatch, Explanation, HostPortsFree, ImageLocality, LeastAllocated, Left,
     NodeAffinityMatches, NodeId, NodeNameMatches, NodeSchedulable, NodeView, Plan, PodAffinityMatches, PodId, Points,
     PreferredNodeAffinity, PreferredPodAffinity, PreferredSpread, PreferredTaints, Relation, RelationScore,
-    ResourcesFit, Scheduler, Shape, Snapshot, TaintsTolerated, TopologySpreads, Trial, Verdict,
+    ResourcesFit, Scheduler, Shape, Snapshot, Surroundings, TaintsTolerated, TopologySpreads, Trial, Verdict,
 };
 
 /// How many nodes are ruled out, by the reasons.
@@ -259,18 +259,19 @@ impl Pipeline {
     }
 
     /// What rules nodes out for a pod by where others are.
-    pub(super) fn around(&self, trial: &Trial<'_>, pod: PodId) -> Vec<Box<dyn Filter>> {
+    pub(super) fn around(&self, trial: &Trial<'_>, pod: PodId) -> Vec<Box<dyn Surroundings>> {
         self.relations.iter().filter_map(|relation| relation.around(pod, trial)).collect()
     }
 
     /// The first filter that rejects a node, by name, and its reasons; `around` come after its own.
     pub(super) fn against<'a>(
         &'a self,
-        around: &'a [Box<dyn Filter>],
+        around: &'a [Box<dyn Surroundings>],
         pod: &Shape,
         node: &NodeView,
     ) -> Option<(&'a str, Vec<Reason>)> {
-        self.filters.iter().flatten().chain(around).find_map(|filter| {
+        let own = self.filters.iter().flatten().map(|filter| &**filter);
+        own.chain(around.iter().map(|found| &**found as &dyn Filter)).find_map(|filter| {
             let reasons = filter.reasons(pod, node);
             (!reasons.is_empty()).then(|| (filter.name(), reasons))
         })
@@ -320,7 +321,7 @@ impl Pipeline {
     /// The nodes that take a pod, as many as the pipeline looks for, and how many are ruled out for what reasons.
     fn admit(
         &self,
-        around: &[Box<dyn Filter>],
+        around: &[Box<dyn Surroundings>],
         trial: &Trial<'_>,
         pod: PodId,
         (nodes, draw): (&[NodeId], u64),

@@ -1,8 +1,13 @@
 //! What is passed over by bounds is never what a plain look would choose.
 
-use std::num::NonZeroU32;
+use std::{collections::BTreeMap, num::NonZeroU32};
 
-use k8s_openapi::api::core::v1::{Taint, Toleration};
+use k8s_openapi::{
+    api::core::v1::{
+        Affinity, PodAffinity, PodAffinityTerm, PodAntiAffinity, Taint, Toleration, TopologySpreadConstraint,
+    },
+    apimachinery::pkg::apis::meta::v1::LabelSelector,
+};
 use proptest::prelude::*;
 
 use super::{
@@ -85,7 +90,89 @@ fn plan(pipeline: &mut Pipeline, snapshot: &Snapshot, pods: &[PodId], seed: u64)
     pipeline.plan(&Ask { now, seed, snapshot, pending: &pending, scope: None, steps_max })
 }
 
+/// A shape that minds where pods of two colors are, by three labels: one is each node's own, as long as the node is not odd.
+fn related(below: Below<'_>) -> Shape {
+    let mut shape = shape(3, false, below);
+    let pick = |from: &[&str]| from[usize::try_from(below(from.len() as u64)).expect("small")].to_owned();
+    let color = || BTreeMap::from([("color".to_owned(), pick(&["blue", "green"]))]);
+    shape.labels = color();
+    let selector = || Some(LabelSelector { match_labels: Some(color()), ..LabelSelector::default() });
+    let term =
+        || PodAffinityTerm { label_selector: selector(), topology_key: pick(&KEYS), ..PodAffinityTerm::default() };
+    let terms = |count: i64| (count > 0).then(|| (0..count).map(|_| term()).collect::<Vec<_>>());
+    match below(4) {
+        0 => shape.spread.push(TopologySpreadConstraint {
+            label_selector: selector(),
+            max_skew: i32::try_from(1 + below(2)).expect("small"),
+            min_domains: (below(3) == 0).then(|| i32::try_from(1 + below(4)).expect("small")),
+            topology_key: pick(&KEYS),
+            when_unsatisfiable: "DoNotSchedule".into(),
+            ..TopologySpreadConstraint::default()
+        }),
+        1 => {
+            let near = PodAffinity {
+                required_during_scheduling_ignored_during_execution: terms(below(3)),
+                ..PodAffinity::default()
+            };
+            shape.affinity = Some(Affinity { pod_affinity: Some(near), ..Affinity::default() });
+        }
+        2 => {
+            let far = PodAntiAffinity {
+                required_during_scheduling_ignored_during_execution: terms(1 + below(2)),
+                ..PodAntiAffinity::default()
+            };
+            shape.affinity = Some(Affinity { pod_anti_affinity: Some(far), ..Affinity::default() });
+        }
+        _ => {}
+    }
+    shape
+}
+
+const KEYS: [&str; 3] = ["host", "zone", "rack"];
+
+/// A node with labels, most of them.
+fn labelled(at: usize, below: Below<'_>) -> NodeInfo {
+    let mut node = node(at, false, below);
+    let name = if below(9) == 0 { "odd".to_owned() } else { node.name.to_string() };
+    let labels = [("host", name), ("zone", format!("z{}", at % 3)), ("rack", format!("r{}", at / 4))];
+    let kept = labels.into_iter().filter(|_| below(9) > 0);
+    node.labels = kept.map(|(key, value)| (key.to_owned(), value)).collect();
+    node
+}
+
 proptest! {
+    /// Pods that mind where others are, of a few shapes, as pods come and leave.
+    #[test]
+    fn what_is_kept_of_surroundings_is_what_a_fresh_look_finds(
+        kind in 0..5_usize,
+        nodes in 1..40_usize,
+        shapes in 1..5_usize,
+        rounds in prop::collection::vec((1..6_usize, 0..5_usize, any::<bool>()), 1..30),
+        seed: u64,
+    ) {
+        let entropy = Entropy::seeded(seed);
+        let below = below(&entropy);
+        let (mut warm, mut plain) = (pipelines()[kind](), pipelines()[kind]().forgetful());
+        let mut snapshot = Snapshot::new((0..nodes).map(|at| labelled(at, &below)), []);
+        let shapes: Vec<Shape> = (0..shapes).map(|_| related(&below)).collect();
+        let mut running: Vec<PodId> = Vec::new();
+        for (come, leave, carried_out) in rounds {
+            let one = || usize::try_from(below(shapes.len() as u64)).expect("small");
+            let views: Vec<PodView> = (0..come).map(|_| PodView::new("p", shapes[one()].clone())).collect();
+            let pods: Vec<PodId> = views.into_iter().map(|view| snapshot.add(view)).collect();
+            let found = plan(&mut warm, &snapshot, &pods, seed);
+            prop_assert_eq!(&found, &plan(&mut plain, &snapshot, &pods, seed));
+            for step in found.steps.iter().filter(|_| carried_out) {
+                commit(&mut snapshot, step, Detect::Version).expect("the cluster has not changed since");
+            }
+            running.extend(pods);
+            for _ in 0..leave.min(running.len()) {
+                let at = usize::try_from(below(running.len() as u64)).expect("small");
+                snapshot.remove(running.swap_remove(at));
+            }
+        }
+    }
+
     /// Clusters of more than one block, which fill and empty again, for pods of a few shapes or of as many as there are pods.
     #[test]
     fn what_bounds_pass_over_is_never_the_best(

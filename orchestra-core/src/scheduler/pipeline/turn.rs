@@ -95,13 +95,16 @@ impl Turn<'_> {
     /// The node for a pod, or why there is none.
     fn decide(&mut self, pod: PodId, draw: u64) -> Result<NodeId, Why> {
         let (pipeline, trial) = (self.pipeline, &self.trial);
-        let around = pipeline.around(trial, pod);
-        let looks_around = || pipeline.relation_scores.iter().any(|(_, score)| score.concerns(pod, trial));
-        let is_alone = around.is_empty() && !looks_around();
-        let index = self.index.as_mut().filter(|_| is_alone);
-        if let Some(decided) = index.and_then(|index| index.decide(pipeline, trial, pod, draw)) {
-            return decided;
+        let minds_others = pipeline.relation_scores.iter().any(|(_, score)| score.concerns(pod, trial));
+        if let Some(index) = self.index.as_mut().filter(|_| !minds_others) {
+            let around = index.take_surroundings(pipeline, trial, pod);
+            let decided = index.decide(pipeline, trial, pod, (&around, draw));
+            index.keep_surroundings(trial.snapshot().shape_of(pod), around);
+            if let Some(decided) = decided {
+                return decided;
+            }
         }
+        let around = pipeline.around(trial, pod);
         let (admitted, why) = pipeline.admit(&around, trial, pod, (self.order(), draw));
         pipeline.choose(&pipeline.weigh(trial, pod, &admitted), draw).ok_or(why)
     }

@@ -272,6 +272,11 @@ impl Snapshot {
         self.repelling > 0
     }
 
+    /// The shapes of pods that keep others away, all there have been.
+    pub(super) fn repelling_shapes(&self) -> &[Arc<Shape>] {
+        self.shapes.repelling()
+    }
+
     /// Whether any of the pods likes others near it, or not.
     pub(super) fn leans(&self) -> bool {
         self.leaning > 0

@@ -11,7 +11,7 @@ use std::{
 use k8s_openapi::api::core::v1::{Affinity, Container, Pod, PodSpec, Toleration, TopologySpreadConstraint};
 
 use super::{DeviceRequest, Resources};
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, scheduler::pod_affinity::repels};
 
 /// What Kubernetes takes for a container's cpu and memory if it requests none, when it scores.
 const CPU_MILLIS_DEFAULT: i64 = 100;
@@ -205,6 +205,8 @@ pub(super) struct Shapes {
     /// A shape of each outline.
     outlines: Vec<ShapeId>,
     by_digest_of_outline: BTreeMap<u64, Vec<OutlineId>>,
+    /// Those whose pods keep others away.
+    repelling: Vec<Arc<Shape>>,
 }
 
 impl Shapes {
@@ -223,6 +225,9 @@ impl Shapes {
         let outline = self.outline(shape, id);
         self.all.push((Arc::clone(shape), outline));
         self.by_digest.entry(digest).or_default().push(id);
+        if repels(shape) {
+            self.repelling.push(Arc::clone(shape));
+        }
         id
     }
 
@@ -243,6 +248,10 @@ impl Shapes {
 
     pub(super) fn len(&self) -> usize {
         self.all.len()
+    }
+
+    pub(super) fn repelling(&self) -> &[Arc<Shape>] {
+        &self.repelling
     }
 
     pub(super) fn outline_of(&self, shape: ShapeId) -> Option<OutlineId> {
