@@ -71,7 +71,7 @@ const CASES: [Case; 14] = [
     case("topology spread", 5_000, 10_000, 500, Workload::Spread, spreading),
     case("pod affinity", 5_000, 5_000, 500, Workload::Affinity, spreading),
     case("pod anti-affinity", 5_000, 3_000, 500, Workload::AntiAffinity, spreading),
-    case("preemption", 5_000, 100, 20, Workload::Preemption, preempting),
+    case("preemption", 5_000, 5_000, 20, Workload::Preemption, preempting),
     case("churn", 5_000, 50_000, 500, Workload::Churn, spreading),
     case("gangs of 3", 5_000, 30_000, 500, Workload::Gangs, spreading),
 ];

@@ -9,6 +9,7 @@ use super::{
     column::{Column, Sight},
     group::{Groups, Tier},
     outlook::Outlook,
+    preemption::Costs,
     search::Search,
 };
 
@@ -29,6 +30,9 @@ const OUTLOOKS_MAX: usize = 64;
 
 /// Of how many shapes it is kept what their pods find around them.
 const SURROUNDINGS_MAX: usize = 64;
+
+/// Of how many shapes it is kept what it costs to get room for them.
+const COSTS_MAX: usize = 16;
 
 /// What is known of a snapshot's nodes, for the shapes that were asked for: for all of them while there is room, then for
 /// those that come again.
@@ -54,6 +58,8 @@ pub(super) struct Index {
     outlooks: (Vec<Option<Arc<Outlook>>>, usize),
     /// What pods of a shape find around them by each relation, and up to where in the journal that is so.
     surroundings: BTreeMap<ShapeId, (Around, u64)>,
+    /// What it costs to get room for pods of a shape, and up to where in the journal that is so.
+    costs: BTreeMap<ShapeId, (Costs, u64)>,
     /// How often somebody has looked around anew.
     builds: u64,
     /// Whether it has turned out that there are no bounds.
@@ -195,6 +201,30 @@ impl Index {
             self.surroundings.clear();
         }
         self.surroundings.insert(shape, (around, self.end()));
+    }
+
+    /// Takes out what it costs to get room for pods of a shape, as far as that is known and still so.
+    pub(super) fn take_costs(&mut self, shape: ShapeId, snapshot: &Snapshot) -> Costs {
+        let end = self.end();
+        let (mut costs, seen) = self.costs.remove(&shape).unwrap_or_default();
+        let from = seen.checked_sub(self.forgotten).and_then(|from| usize::try_from(from).ok());
+        let Some(changed) = from.and_then(|from| self.journal.get(from..)).filter(|_| !costs.is_empty()) else {
+            self.read = end;
+            return vec![None; snapshot.nodes().len()];
+        };
+        for node in changed {
+            costs.get_mut(node.0 as usize).into_iter().for_each(|cost| *cost = None);
+        }
+        self.read = end;
+        costs
+    }
+
+    /// Keeps it for later.
+    pub(super) fn keep_costs(&mut self, shape: ShapeId, costs: Costs) {
+        if self.costs.len() >= COSTS_MAX {
+            self.costs.clear();
+        }
+        self.costs.insert(shape, (costs, self.end()));
     }
 
     /// What is known of an outline.

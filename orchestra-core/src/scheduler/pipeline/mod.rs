@@ -255,7 +255,16 @@ impl Pipeline {
     pub(super) fn turn<'a>(&'a self, ask: &'a Ask<'a>) -> Turn<'a> {
         let trial = Trial::new(ask.snapshot);
         let preempted = Preempted::of(&trial);
-        Turn { pipeline: self, ask, trial, index: None, order: OnceCell::new(), preempted, is_last: false }
+        Turn {
+            pipeline: self,
+            ask,
+            trial,
+            index: None,
+            order: OnceCell::new(),
+            preempted,
+            doomed: Vec::new(),
+            is_last: false,
+        }
     }
 
     /// What rules nodes out for a pod by where others are.

@@ -24,7 +24,7 @@ const CANDIDATES_SHARE: usize = 10;
 
 /// What taking pods off a node would cost, in the order in which kube-scheduler compares it (`pickOneNodeForPreemption`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Cost {
+pub(super) struct Cost {
     /// The victims that would be disrupted beyond their budgets.
     violations: usize,
     /// The priority of the most important victim; less than all if there is none.
@@ -35,6 +35,9 @@ struct Cost {
     /// Since when the first of the most important ones has been running: it is better if that is short.
     since: Reverse<Option<Timestamp>>,
 }
+
+/// What it would cost to get room for a pod of some shape on each node, as far as that is known; inside, `None` where it gets none.
+pub(super) type Costs = Vec<Option<Option<Cost>>>;
 
 /// A pod that waits for room: its priority, itself, the node.
 type Waiting = (Reverse<i32>, PodId, NodeId);
@@ -122,15 +125,15 @@ impl Preempted {
         pipeline: &Pipeline,
         trial: &mut Trial<'_>,
         unit: &Unit,
-        nodes: &[NodeId],
-        seed: u64,
+        (nodes, seed): (&[NodeId], u64),
+        costs: &mut Costs,
     ) -> Option<Step> {
         if unit.pods.iter().any(|pod| trial.snapshot().pod(*pod).never_preempts) {
             return None;
         }
         let (places, victims) = match unit.pods[..] {
             [pod] => {
-                let (node, victims) = self.best_node(pipeline, trial, pod, nodes, seed)?;
+                let (node, victims) = self.best_node(pipeline, trial, pod, (nodes, seed), costs)?;
                 (vec![(pod, node)], victims)
             }
             _ => trial.dry(|trial| self.room_for_all(pipeline, trial, unit, nodes, seed))?,
@@ -148,43 +151,66 @@ impl Preempted {
         Some(Step { unit: unit.id, ops, reads, commit: Commit::Whole, cost: Duration::ZERO })
     }
 
+    /// Whether what it costs to get room for a unit on a node depends on that node alone.
+    pub(super) fn has_costs_by_node(pipeline: &Pipeline, trial: &Trial<'_>, unit: &Unit) -> bool {
+        let snapshot = trial.snapshot();
+        let [pod] = unit.pods[..] else { return false };
+        snapshot.budgets().is_empty() && snapshot.pod(pod).devices.count == 0 && pipeline.around(trial, pod).is_empty()
+    }
+
     /// The node that costs least to get room on for one pod, and its victims.
     fn best_node(
         &self,
         pipeline: &Pipeline,
         trial: &mut Trial<'_>,
         pod: PodId,
-        nodes: &[NodeId],
-        seed: u64,
+        (nodes, seed): (&[NodeId], u64),
+        costs: &mut Costs,
     ) -> Option<(NodeId, Vec<PodId>)> {
-        let snapshot = trial.snapshot();
-        let concerning = pipeline.concerning(Reads::Node, snapshot.pod(pod));
+        let concerning = pipeline.concerning(Reads::Node, trial.snapshot().pod(pod));
         let enough = CANDIDATES_MIN.max(nodes.len() * CANDIDATES_SHARE / 100);
         let start = match pipeline.ties {
             Ties::Random if !nodes.is_empty() => mixed(seed, u64::from(pod.0)) % nodes.len() as u64,
             _ => 0,
         };
         let start = usize::try_from(start).unwrap_or(0);
-        let (mut best, mut found, mut is_harmless) = (None::<((Cost, usize), NodeId, Vec<PodId>)>, 0, false);
+        let (mut best, mut found, mut is_harmless) = (None::<((Cost, usize), NodeId)>, 0, false);
         for (rank, node) in nodes.iter().cycle().skip(start).take(nodes.len()).enumerate() {
-            let could_help = !self.others_wait_for_devices(trial, pod, *node)
-                && self.less_important(trial, *node, snapshot.pod(pod).priority).next().is_some()
-                && pipeline.reasons_by(Reads::Node, &concerning, snapshot.pod(pod), trial.node(*node)).is_none();
-            if !could_help {
-                continue;
-            }
-            let Some((cost, victims)) = trial.dry(|trial| self.room_on(pipeline, trial, pod, *node)) else { continue };
+            let mut cost_on = || self.cost_on(pipeline, trial, pod, *node, &concerning);
+            let cost = match costs.get_mut(node.0 as usize) {
+                Some(known) => *known.get_or_insert_with(cost_on),
+                None => cost_on(),
+            };
+            let Some(cost) = cost else { continue };
             found += 1;
             is_harmless = is_harmless || cost.violations == 0;
-            let is_better = best.as_ref().is_none_or(|(least, ..)| (cost, rank) < *least);
-            if is_better {
-                best = Some(((cost, rank), *node, victims));
+            if best.is_none_or(|(least, _)| (cost, rank) < least) {
+                best = Some(((cost, rank), *node));
             }
             if found >= enough && is_harmless {
                 break;
             }
         }
-        best.map(|(_, node, victims)| (node, victims))
+        let (_, node) = best?;
+        let (_, victims) = trial.dry(|trial| self.room_on(pipeline, trial, pod, node))?;
+        Some((node, victims))
+    }
+
+    /// What it costs to get room for a pod on a node; `None` if it gets none there.
+    fn cost_on(
+        &self,
+        pipeline: &Pipeline,
+        trial: &mut Trial<'_>,
+        pod: PodId,
+        node: NodeId,
+        concerning: &[usize],
+    ) -> Option<Cost> {
+        let view = trial.snapshot().pod(pod);
+        let could_help = !self.others_wait_for_devices(trial, pod, node)
+            && self.less_important(trial, node, view.priority).next().is_some()
+            && pipeline.reasons_by(Reads::Node, concerning, view, trial.node(node)).is_none();
+        let room = could_help.then(|| trial.dry(|trial| self.room_on(pipeline, trial, pod, node)))?;
+        room.map(|(cost, _)| cost)
     }
 
     /// Whether devices that will be free on a node may be meant for another pod than this one, which wants some, too.

@@ -1,6 +1,6 @@
 //! Who has to leave for whom, and what is kept until they have.
 
-use std::{cmp::Reverse, collections::BTreeSet, num::NonZeroU32};
+use std::{cmp::Reverse, collections::BTreeSet, num::NonZeroU32, sync::Arc};
 
 use jiff::SignedDuration;
 use proptest::prelude::*;
@@ -50,8 +50,12 @@ fn unit(snapshot: &Snapshot, id: u32, pods: &[PodId], pods_min: usize) -> Unit {
 }
 
 fn plan(snapshot: &Snapshot, pending: &[Unit]) -> Plan {
+    plan_by(&mut pipeline(), snapshot, pending)
+}
+
+fn plan_by(pipeline: &mut Pipeline, snapshot: &Snapshot, pending: &[Unit]) -> Plan {
     let (now, steps_max) = (Timestamp::UNIX_EPOCH, NonZeroU32::MAX);
-    pipeline().plan(&Ask { now, seed: 1, snapshot, pending, scope: None, steps_max })
+    pipeline.plan(&Ask { now, seed: 1, snapshot, pending, scope: None, steps_max })
 }
 
 /// The pods that a plan evicts, and the nodes that it nominates pods to.
@@ -94,6 +98,19 @@ fn who_need_not_leave_is_reprieved_the_most_important_first() {
     // The other way round: what is large enough alone leaves alone.
     let mut snapshot = crowded(1, &[(1, 600, 0), (2, 200, 0), (3, 200, 0)]);
     assert_eq!(alone(&mut snapshot, pod(10, 500)), (vec![0], vec![0]));
+}
+
+#[test]
+fn a_plan_that_comes_to_nothing_leaves_no_cost_behind() {
+    let mut snapshot = crowded(2, &[(1, 500, 0), (1, 500, 0), (1, 1_000, 1)]);
+    let mut choosy = pod(5, 600);
+    Arc::make_mut(&mut choosy.shape).node_name = Some("n0".into());
+    let (choosy, other) = (snapshot.add(choosy), snapshot.add(pod(10, 600)));
+    let units = [unit(&snapshot, 0, &[choosy], 1), unit(&snapshot, 1, &[other], 1)];
+    let mut pipeline = pipeline();
+    // Where two are to leave for another pod anyway, nobody has to for this one.
+    assert_eq!(outcome(&plan_by(&mut pipeline, &snapshot, &units)), (vec![0, 1], vec![0, 0]));
+    assert_eq!(outcome(&plan_by(&mut pipeline, &snapshot, &units[1..])), (vec![2], vec![1]));
 }
 
 #[test]

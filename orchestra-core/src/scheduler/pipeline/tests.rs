@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 
+use jiff::SignedDuration;
 use k8s_openapi::api::core::v1::Taint;
 use proptest::prelude::*;
 
@@ -53,6 +54,8 @@ enum Event {
     Leave(usize),
     /// One loses its place.
     Evict(usize),
+    /// One that has a place begins to run.
+    Start(usize, i64),
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -61,6 +64,7 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(shape, pods, pods_min)| Event::Come { shape, pods, pods_min: pods_min.min(pods) }),
         2 => (0..40_usize).prop_map(Event::Leave),
         1 => (0..40_usize).prop_map(Event::Evict),
+        1 => (0..40_usize, 0..9_i64).prop_map(|(at, second)| Event::Start(at, second)),
     ]
 }
 
@@ -131,7 +135,10 @@ proptest! {
                         }
                     }
                     Event::Evict(at) if at < pods.len() => snapshot.evict(pods[at]),
-                    Event::Leave(_) | Event::Evict(_) => {}
+                    Event::Start(at, second) if pods.get(at).is_some_and(|pod| snapshot.place_of(*pod).is_some()) => {
+                        snapshot.start(pods[at], Timestamp::UNIX_EPOCH + SignedDuration::from_secs(second));
+                    }
+                    Event::Leave(_) | Event::Evict(_) | Event::Start(..) => {}
                 }
             }
             let plan_of_warm = plan(&mut warm, &snapshot, &units, seed);

@@ -21,6 +21,8 @@ pub(in super::super) struct Turn<'a> {
     pub(super) order: OnceCell<Vec<NodeId>>,
     /// Who waits for others to leave.
     pub(super) preempted: Preempted,
+    /// The nodes of those that are to leave.
+    pub(super) doomed: Vec<NodeId>,
     /// Whether nobody looks at the trial any more once the unit at hand has its places.
     pub(super) is_last: bool,
 }
@@ -40,9 +42,29 @@ impl Turn<'_> {
         if !self.pipeline.preempts {
             return Err(why);
         }
+        self.preempt(unit).ok_or(why)
+    }
+
+    /// The step by which a unit takes the place of less important pods, if it can.
+    fn preempt(&mut self, unit: &Unit) -> Option<Step> {
         self.order();
-        let order = self.order.get().map_or(&[][..], |order| order);
-        self.preempted.preempt(self.pipeline, &mut self.trial, unit, order, self.ask.seed).ok_or(why)
+        let Self { pipeline, ask, trial, index, order, preempted, .. } = self;
+        let shape = unit.pods.first().map(|pod| ask.snapshot.shape_of(*pod))?;
+        let has_costs = Preempted::has_costs_by_node(pipeline, trial, unit);
+        let mut index = index.as_mut().filter(|_| has_costs);
+        let mut costs = index.as_mut().map(|index| index.take_costs(shape, ask.snapshot)).unwrap_or_default();
+        let order = order.get().map_or(&[][..], |order| order);
+        let step = preempted.preempt(pipeline, trial, unit, (order, ask.seed), &mut costs);
+        index.into_iter().for_each(|index| index.keep_costs(shape, std::mem::take(&mut costs)));
+        // Who is to leave costs nothing more until the plan ends: nothing that was just found out there is of use later.
+        for op in step.iter().flat_map(|step| &step.ops) {
+            let Op::Evict { pod, .. } = op else { continue };
+            self.doomed.extend(self.trial.place_of(*pod).map(|place| place.node));
+        }
+        let doomed = std::mem::take(&mut self.doomed);
+        self.note(&doomed);
+        self.doomed = doomed;
+        step
     }
 
     /// Places a unit's pods in the trial, and says what that takes; or why it can't be, with no trace left.

@@ -335,7 +335,7 @@ impl Snapshot {
         self.changed(place.node);
     }
 
-    /// Notes since when a pod runs, until it is taken off its place. That is no change of its node.
+    /// Notes since when a pod runs, until it is taken off its place. That is in the log, but no new version of its node.
     ///
     /// # Panics
     ///
@@ -343,6 +343,7 @@ impl Snapshot {
     pub fn start(&mut self, pod: PodId, at: Timestamp) {
         let own = self.pods.get_mut(pod.0 as usize).expect("pod ids are of the snapshot they are used with");
         own.started = Some(at);
+        self.place_of(pod).into_iter().for_each(|place| self.changed(place.node));
     }
 
     /// Takes a pod off its place: it waits again.
