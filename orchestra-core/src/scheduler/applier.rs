@@ -24,30 +24,52 @@ pub enum Refusal {
 ///
 /// The first [`Refusal`], if the step is committed whole; then nothing of it is applied.
 pub fn apply(trial: &mut Trial<'_>, step: &Step, detect: Detect) -> Result<Vec<Op>, Refusal> {
-    let mark = trial.mark();
     let mut taken = Vec::new();
-    let mut own = BTreeSet::new();
-    for op in &step.ops {
-        match check(trial, step, op, detect, &own) {
-            Ok(()) => {
-                if let Op::Place { pod, place } = op {
-                    trial.place(*pod, *place);
-                    own.insert(place.node);
-                }
-                if let Op::Evict { pod, .. } = op {
-                    own.extend(trial.place_of(*pod).map(|place| place.node));
-                    trial.evict(*pod);
-                }
-                taken.push(op.clone());
-            }
-            Err(refusal) if step.commit == Commit::Whole => {
-                trial.roll_back(mark);
-                return Err(refusal);
-            }
+    for (op, verdict) in step.ops.iter().zip(verdicts(trial, step, detect, |_, _, _| Ok(()))) {
+        match verdict {
+            Ok(()) => taken.push(op.clone()),
+            Err(refusal) if step.commit == Commit::Whole => return Err(refusal),
             Err(_) => {}
         }
     }
     Ok(taken)
+}
+
+/// What becomes of each operation of a step on a trial, on which those are applied that are taken; `admit` says what else a
+/// pod's place has to meet. If the step is committed whole, the first refusal is the last verdict, and nothing is applied.
+pub(super) fn verdicts(
+    trial: &mut Trial<'_>,
+    step: &Step,
+    detect: Detect,
+    admit: impl Fn(&Trial<'_>, PodId, NodeId) -> Result<(), Reason>,
+) -> Vec<Result<(), Refusal>> {
+    let mark = trial.mark();
+    let mut verdicts = Vec::with_capacity(step.ops.len());
+    let mut own = BTreeSet::new();
+    for op in &step.ops {
+        let verdict = check(trial, step, op, detect, &own).and_then(|()| match op {
+            Op::Place { pod, place } => admit(trial, *pod, place.node).map_err(Refusal::NoRoom),
+            _ => Ok(()),
+        });
+        match (&verdict, op) {
+            (Ok(()), Op::Place { pod, place }) => {
+                trial.place(*pod, *place);
+                own.insert(place.node);
+            }
+            (Ok(()), Op::Evict { pod, .. }) => {
+                own.extend(trial.place_of(*pod).map(|place| place.node));
+                trial.evict(*pod);
+            }
+            _ => {}
+        }
+        let is_over = verdict.is_err() && step.commit == Commit::Whole;
+        verdicts.push(verdict);
+        if is_over {
+            trial.roll_back(mark);
+            break;
+        }
+    }
+    verdicts
 }
 
 /// Applies a step to the cluster itself; `Ok` holds the operations that were taken.

@@ -5,6 +5,7 @@
 
 mod applier;
 mod backfill;
+mod binder;
 mod descheduler;
 mod explanation;
 mod external;
@@ -41,6 +42,7 @@ mod wording;
 
 pub use applier::{Refusal, apply, commit};
 pub use backfill::Backfill;
+pub use binder::{judge, looks_around};
 pub use descheduler::{Descheduler, Measure, OverUtilization};
 pub use explanation::{Explanation, Points, Verdict};
 pub use external::{External, Fault, Faults, PROTOCOL_VERSION};

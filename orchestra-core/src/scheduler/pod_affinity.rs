@@ -208,7 +208,7 @@ fn repelling(pod: &PodView, snapshot: &Snapshot) -> Vec<Term> {
     terms(required_anti_affinity(pod), pod, snapshot)
 }
 
-/// Whether a pod keeps any others away.
+/// Whether a pod of this shape keeps any others away.
 pub(super) fn repels(pod: &Shape) -> bool {
     required_anti_affinity(pod).is_some_and(|terms| !terms.is_empty())
 }
