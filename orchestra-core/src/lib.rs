@@ -15,9 +15,6 @@ mod watermark;
 pub mod api;
 pub mod store;
 
-#[cfg(feature = "server")]
-pub mod server;
-
 #[cfg(feature = "client")]
 pub mod informer;
 
@@ -31,6 +28,9 @@ pub mod controller;
 pub mod controllers;
 
 pub mod scheduler;
+
+#[cfg(feature = "server")]
+pub mod server;
 
 #[cfg(feature = "lab")]
 pub mod lab;

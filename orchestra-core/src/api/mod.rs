@@ -6,6 +6,7 @@ pub mod columns;
 pub mod defaults;
 #[cfg(feature = "client")]
 pub mod fence;
+pub mod plan_step;
 pub mod pod;
 pub mod quantity;
 #[cfg(feature = "server")]

@@ -36,7 +36,7 @@ struct Rule {
 /// What `kube-scheduler` does beside reading everything but secrets.
 const SCHEDULER: &[Rule] = &[
     WRITE_EVENTS,
-    Rule { verbs: &["create"], resources: &["pods/binding", "pods/eviction"] },
+    Rule { verbs: &["create"], resources: &["plansteps.scheduling.orchestra.dev", "pods/binding", "pods/eviction"] },
     Rule { verbs: &["delete"], resources: &["pods"] },
     Rule { verbs: &["patch", "update"], resources: &["pods/status"] },
     Rule { verbs: &["create", "patch", "update"], resources: &["leases.coordination.k8s.io"] },

@@ -235,6 +235,11 @@ impl WatchCache {
         Arc::clone(&self.lock().by_kind.entry(shelf.into()).or_default().changed)
     }
 
+    /// What is at `key`.
+    pub(crate) fn get(&self, key: &Key) -> Option<Arc<Item>> {
+        self.lock().by_kind.get(&shelf_of(key))?.live.get(key).cloned()
+    }
+
     /// What lies under `prefix` of the kind stored as `shelf`.
     pub(crate) fn view(&self, shelf: &str, prefix: &Prefix) -> View {
         let shelves = self.lock();

@@ -198,6 +198,15 @@ impl Failure {
         self
     }
 
+    /// As [`because`](Self::because), of a field.
+    pub(crate) fn because_of(mut self, field: &str, reason: &str, message: &str) -> Self {
+        self = self.because(reason, message);
+        if let Some(cause) = self.0.details.as_mut().and_then(|details| details.causes.as_mut()?.last_mut()) {
+            cause.field = Some(field.into());
+        }
+        self
+    }
+
     pub(crate) fn status(&self) -> &Status {
         &self.0
     }

@@ -59,9 +59,17 @@ struct ResourceLabels {
     resource: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OperationLabels {
+    operation: String,
+    result: &'static str,
+}
+
 /// See the [module](self).
 pub(crate) struct Metrics {
     registry: Registry,
+    operations: Family<OperationLabels, Counter>,
+    step_retries: Counter,
     requests: Family<AnswerLabels, Counter>,
     seconds: Family<RequestLabels, Histogram>,
     in_flight: Family<InFlightLabels, Gauge>,
@@ -97,6 +105,8 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let metrics = Self {
             registry: Registry::default(),
+            operations: Family::default(),
+            step_retries: Counter::default(),
             requests: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             in_flight: Family::default(),
@@ -109,6 +119,10 @@ impl Metrics {
 
     fn registered(mut self) -> Self {
         let registry = &mut self.registry;
+        let help = "Operations of plan steps, by what became of them: the reason why one was refused";
+        registry.register("apiserver_plan_step_operations", help, self.operations.clone());
+        let help = "How often a plan step was judged again since what it rested on had changed meanwhile";
+        registry.register("apiserver_plan_step_retries", help, self.step_retries.clone());
         registry.register(
             "apiserver_request",
             "Requests, by what they ask for and how they were answered",
@@ -159,6 +173,17 @@ impl Metrics {
         let RequestLabels { verb, group, version, resource, subresource, scope } = *labels;
         let code = code.as_u16();
         self.requests.get_or_create(&AnswerLabels { verb, group, version, resource, subresource, scope, code }).inc();
+    }
+
+    /// An operation of a plan step was committed, or refused for this reason.
+    pub(crate) fn planned(&self, operation: &str, result: &'static str) {
+        let operation = operation.to_owned();
+        self.operations.get_or_create(&OperationLabels { operation, result }).inc();
+    }
+
+    /// A plan step has to be judged again.
+    pub(crate) fn plan_step_retried(&self) {
+        self.step_retries.inc();
     }
 
     /// The count of the events sent to watches of a kind.

@@ -20,8 +20,10 @@ mod limit;
 mod metrics;
 mod node_proxy;
 mod object;
+mod occupancy;
 pub mod openapi;
 mod patch;
+mod plan_step;
 mod priority;
 mod protobuf;
 mod read;
@@ -73,6 +75,7 @@ use cache::WatchCache;
 use error::{Failure, Result};
 use limit::Places;
 use metrics::{Metrics, OneMore, RequestLabels};
+use occupancy::Occupancy;
 use registry::{Kind, Registry};
 use respond::{Accept, Answer, accepts};
 use review::Review;
@@ -104,6 +107,7 @@ struct Inner {
     this: Weak<Self>,
     store: Arc<dyn Store>,
     cache: WatchCache,
+    occupancy: Occupancy,
     registry: Registry,
     clock: Arc<dyn Clock>,
     entropy: Entropy,
@@ -186,6 +190,7 @@ impl Builder {
             this: Weak::clone(this),
             store: self.store,
             cache: WatchCache::new(),
+            occupancy: Occupancy::default(),
             registry: Registry::built_in(),
             clock: self.clock,
             entropy: self.entropy.unwrap_or_else(Entropy::from_os),

@@ -29,12 +29,14 @@ pub(crate) enum Review {
     OwnRules,
     /// May that user do this?
     Access,
+    /// Can this step of a plan be committed? If so, it is.
+    PlanStep,
 }
 
 impl Review {
     /// Whether everyone who is known may ask it.
     pub(crate) fn is_of_oneself(self) -> bool {
-        self != Self::Access
+        !matches!(self, Self::Access | Self::PlanStep)
     }
 }
 
@@ -42,6 +44,9 @@ impl Inner {
     pub(super) async fn review(&self, kind: &Kind, review: Review, target: &Target, mut call: Call) -> Result<Answer> {
         if call.parts.method != Method::POST || target.name.is_some() {
             return Err(Failure::method_not_allowed());
+        }
+        if review == Review::PlanStep {
+            return self.plan_step(kind, call).await;
         }
         let body = call.body().await?;
         let mut object = decode(kind, &body)?;
@@ -52,7 +57,7 @@ impl Inner {
             Review::Oneself => user_info(&call.user),
             Review::OwnAccess => json!({ "allowed": self.is_allowed(&call.user, spec).await? }),
             Review::OwnRules => rules(&call.user),
-            Review::Access => {
+            Review::Access | Review::PlanStep => {
                 let groups = spec["groups"].as_array().into_iter().flatten().filter_map(Value::as_str);
                 let user = UserInfo::new(text(&spec["user"]), groups);
                 json!({ "allowed": self.is_allowed(&user, spec).await? })

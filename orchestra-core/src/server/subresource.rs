@@ -145,11 +145,7 @@ impl Inner {
             if spec["schedulingGates"].as_array().is_some_and(|gates| !gates.is_empty()) {
                 return refuse(format!("pod {name} has non-empty .spec.schedulingGates"));
             }
-            let mut new = old.clone();
-            field_of(&mut new, "spec").insert("nodeName".into(), node.as_str().into());
-            let condition =
-                json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now });
-            set_condition(&mut new, condition);
+            let mut new = bound(old, &node, &now);
             for (key, value) in binding.metadata.annotations.iter().flatten() {
                 let annotations = meta_mut(&mut new).entry("annotations").or_insert_with(|| json!({}));
                 annotations[key] = value.as_str().into();
@@ -181,7 +177,7 @@ pub(super) fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
 }
 
 /// A field that is an object, made if it is absent or no object.
-fn field_of<'a>(object: &'a mut Object, name: &str) -> &'a mut Object {
+pub(super) fn field_of<'a>(object: &'a mut Object, name: &str) -> &'a mut Object {
     let field = object.entry(name).or_insert_with(|| json!({}));
     if !field.is_object() {
         *field = json!({});
@@ -210,8 +206,18 @@ fn scale_of(object: &Object) -> Value {
     })
 }
 
+/// A pod with its node, and the condition that says that it has one.
+pub(super) fn bound(pod: &Object, node: &str, now: &str) -> Object {
+    let mut pod = pod.clone();
+    field_of(&mut pod, "spec").insert("nodeName".into(), node.into());
+    let condition =
+        json!({ "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now });
+    set_condition(&mut pod, condition);
+    pod
+}
+
 /// Replaces the condition of the same type, or adds one.
-fn set_condition(object: &mut Object, condition: Value) {
+pub(super) fn set_condition(object: &mut Object, condition: Value) {
     let status = object.entry("status").or_insert_with(|| json!({}));
     if !status.get("conditions").is_some_and(Value::is_array) {
         status["conditions"] = json!([]);

@@ -5,6 +5,7 @@ use crate::{clock::Timestamp, server::error::Failure};
 mod body;
 mod create;
 mod delete;
+pub(crate) mod guard;
 mod terms;
 mod update;
 

@@ -16,6 +16,7 @@ mod container;
 mod disruption;
 mod endpoints;
 mod env;
+mod plan_step;
 mod pod;
 mod pod_group;
 mod probe;
@@ -44,6 +45,7 @@ pub use config::{
 };
 pub use disruption::{pod_disruption_budget, pod_disruption_budget_update};
 pub use endpoints::{SLICE_ENDPOINTS_MAX, endpoint_slice, endpoint_slice_update, endpoints, endpoints_update};
+pub use plan_step::plan_step;
 pub use pod::{pod, pod_update};
 pub use pod_group::{pod_group, pod_group_update};
 pub use rbac::{

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 
 use super::FieldError;
 use crate::api::defaults;
+use crate::api::plan_step::PlanStep;
 use crate::api::schema::{Schema, random};
 
 /// Holds the properties of one kind for the object that a seed makes up.
@@ -91,6 +92,15 @@ kinds! {
     priority_classes_default_once_and_check_without_panic: PriorityClass, defaults::priority_class, priority_class, priority_class_update;
     pod_groups_default_once_and_check_without_panic: PodGroup, |_| {}, pod_group, pod_group_update;
     storage_classes_default_once_and_check_without_panic: StorageClass, defaults::storage_class, storage_class, storage_class_update;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn plan_steps_are_checked_without_panic(seed: u64) {
+        static SCHEMA: LazyLock<Schema> = LazyLock::new(Schema::of::<PlanStep>);
+        hold::<PlanStep>(&SCHEMA, seed, |_| {}, super::plan_step, |_, _| Vec::new());
+    }
 }
 
 /// Reads an object that says only what it must, defaults it, and checks it.

@@ -30,7 +30,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Kind, Strategy, Typed};
 use crate::api::{
     columns::{self, Columns, plain, plain_row},
-    defaults, validation,
+    defaults,
+    plan_step::PlanStep,
+    validation,
     validation::FieldError,
 };
 use crate::server::{review::Review, view};
@@ -102,6 +104,7 @@ pub(super) fn rows() -> Vec<Kind> {
     rows.extend(cluster());
     rows.push(newer_events());
     rows.extend(reviews());
+    rows.push(plan_step());
     rows
 }
 
@@ -268,6 +271,13 @@ where
 {
     let nothing: (Validate<T>, ValidateUpdate<T>) = (|_| Vec::new(), |_, _| Vec::new());
     Kind { review: Some(review), ..row::<T>(plural, singular, |_| (), nothing, plain(plain_row)) }
+}
+
+/// Our own: a step of a plan, which is committed and not stored.
+fn plan_step() -> Kind {
+    let checks: (Validate<PlanStep>, ValidateUpdate<PlanStep>) = (validation::plan_step, |_, _| Vec::new());
+    let row = row::<PlanStep>("plansteps", "planstep", |_| (), checks, plain(plain_row));
+    Kind { review: Some(Review::PlanStep), ..row }
 }
 
 /// What runs pods.

@@ -105,6 +105,7 @@ impl Inner {
             return Err(CreateError::Exists);
         }
         self.claim_addresses(kind, &mut object, None, &mut txn).await?;
+        self.guard(kind, None, Some(&object), &mut txn).await?;
         let value = object::encode(&mut object)?;
         if terms.dry_run {
             return Ok(Some(object));

@@ -87,6 +87,7 @@ impl Inner {
             let Some(mut marked) = self.mark_deleted(kind, old.clone(), options)? else {
                 let mut txn = Txn::delete(key.clone(), entry.modified);
                 self.release_addresses(kind, &old, &mut txn).await?;
+                self.guard(kind, Some(&old), None, &mut txn).await?;
                 if !terms.dry_run {
                     let Ok(revision) = self.commit(txn, terms).await? else { continue };
                     object::set_revision(&mut old, revision);
@@ -108,7 +109,12 @@ impl Inner {
     }
 
     /// The object as it stays for now; `None` if it goes at once.
-    fn mark_deleted(&self, kind: &Kind, mut object: Object, options: &DeleteOptions) -> Result<Option<Object>> {
+    pub(crate) fn mark_deleted(
+        &self,
+        kind: &Kind,
+        mut object: Object,
+        options: &DeleteOptions,
+    ) -> Result<Option<Object>> {
         let mut wanted: Vec<String> = finalizers(&object).into_iter().map(str::to_owned).collect();
         wanted.retain(|finalizer| finalizer != "orphan" && finalizer != "foregroundDeletion");
         match propagation(kind, options, &object)? {

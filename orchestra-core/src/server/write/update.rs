@@ -133,6 +133,7 @@ impl Inner {
             let mut txn = Txn { checks: vec![Check::Unchanged(key.clone(), entry.modified)], ops: Vec::new() };
             if gone {
                 self.release_addresses(kind, &old, &mut txn).await?;
+                self.guard(kind, Some(&old), None, &mut txn).await?;
                 txn.ops.push(Op::Delete(key.clone()));
             } else {
                 // What it allocates is part of what is stored.
@@ -141,6 +142,7 @@ impl Inner {
                 if value == entry.value {
                     return Ok(old);
                 }
+                self.guard(kind, Some(&old), Some(&new), &mut txn).await?;
                 txn.ops.push(Op::Put(key.clone(), value));
             }
             if terms.dry_run {

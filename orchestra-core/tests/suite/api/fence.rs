@@ -14,6 +14,7 @@ use super::fixture::{CONFIG_MAPS, Cluster, DEPLOYMENTS, MERGE_PATCH, NAMESPACES,
 
 const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/loops";
+const STEPS: &str = "/apis/scheduling.orchestra.dev/v1alpha1/plansteps";
 /// The term of the leader there is.
 const FENCE: &str = "kube-system/loops;3;b";
 
@@ -36,6 +37,7 @@ async fn write(cluster: &Cluster, fence: &str, method: Method, path: &str, body:
 /// Every way to write; each is good once those before it are done.
 fn writes() -> Vec<(Method, String, Value)> {
     let of = |path: &str, rest: &str| format!("{path}{rest}");
+    let place = json!({ "type": "Place", "pod": { "namespace": "default", "name": "q" }, "node": "n" });
     vec![
         (Method::POST, of(CONFIG_MAPS, ""), config_map("b")),
         (Method::PUT, of(CONFIG_MAPS, "/a"), json!({ "metadata": { "name": "a" }, "data": { "x": "1" } })),
@@ -43,6 +45,7 @@ fn writes() -> Vec<(Method, String, Value)> {
         (Method::PUT, of(LEASES, "/made"), json!({ "metadata": { "name": "made" }, "spec": {} })),
         (Method::PATCH, of(PODS, "/p/status"), json!({ "status": { "message": "seen" } })),
         (Method::POST, of(PODS, "/p/binding"), json!({ "metadata": { "name": "p" }, "target": { "name": "n" } })),
+        (Method::POST, STEPS.into(), json!({ "spec": { "operations": [place] } })),
         (Method::PATCH, of(DEPLOYMENTS, "/web/scale"), json!({ "spec": { "replicas": 3 } })),
         (Method::PUT, of(NAMESPACES, "/space/finalize"), json!({ "metadata": { "name": "space" }, "spec": {} })),
         (Method::POST, of(PODS, "/p/eviction"), json!({ "metadata": { "name": "p" } })),
@@ -59,7 +62,12 @@ async fn furnished() -> (Cluster, Arc<MemoryStore>) {
     let labels = json!({ "app": "web" });
     cluster.post(LEASES, &lease("b", 3, 0)).await.ok();
     cluster.post(CONFIG_MAPS, &config_map("a")).await.ok();
-    cluster.post(PODS, &json!({ "metadata": { "name": "p" }, "spec": { "containers": containers } })).await.ok();
+    for name in ["p", "q"] {
+        cluster.post(PODS, &json!({ "metadata": { "name": name }, "spec": { "containers": containers } })).await.ok();
+    }
+    cluster.post("/api/v1/nodes", &json!({ "metadata": { "name": "n" } })).await.ok();
+    let status = json!({ "status": { "allocatable": { "pods": "9" } } });
+    cluster.patch("/api/v1/nodes/n/status", MERGE_PATCH, &status).await.ok();
     cluster.post(NAMESPACES, &json!({ "metadata": { "name": "space" } })).await.ok();
     let template = json!({ "metadata": { "labels": labels }, "spec": { "containers": containers } });
     let spec = json!({ "selector": { "matchLabels": labels }, "template": template });

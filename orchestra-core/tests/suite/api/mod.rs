@@ -1,6 +1,6 @@
 //! What a client of the API server can see: SEMANTICS 21 to 37 and 61 to 76.
 
-mod fixture;
+pub(crate) mod fixture;
 
 mod advertise;
 mod bad_input;
@@ -20,6 +20,7 @@ mod model;
 mod openapi;
 mod patch;
 mod paths;
+mod plan_step;
 mod priority;
 mod protobuf;
 mod rbac;
