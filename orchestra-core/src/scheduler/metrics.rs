@@ -24,6 +24,12 @@ struct Waiting {
     queue: &'static str,
 }
 
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Bound {
+    request: &'static str,
+    result: &'static str,
+}
+
 /// The metrics of the schedulers of a process; clones share them.
 ///
 /// Made by `default`, they count and nobody sees it.
@@ -33,6 +39,7 @@ pub struct Metrics {
     took: Family<Attempt, Histogram, fn() -> Histogram>,
     pending: Family<Waiting, Gauge>,
     victims: Histogram,
+    bindings: Family<Bound, Counter>,
 }
 
 impl Default for Metrics {
@@ -45,6 +52,7 @@ impl Default for Metrics {
             pending: Family::default(),
             // From 1 to 64, as kube-scheduler has it.
             victims: Histogram::new(exponential_buckets(1.0, 2.0, 7)),
+            bindings: Family::default(),
         }
     }
 }
@@ -72,6 +80,8 @@ impl Metrics {
         registry.register("scheduler_pending_pods", "Pods that wait, by what for", metrics.pending.clone());
         let help = "How many pods one preemption evicted";
         registry.register("scheduler_preemption_victims", help, metrics.victims.clone());
+        let help = "Pods sent to their nodes, by the kind of the request: a PlanStep is re-checked, a Binding is not";
+        registry.register("scheduler_bindings", help, metrics.bindings.clone());
         metrics
     }
 
@@ -84,6 +94,11 @@ impl Metrics {
         let attempt = Attempt { profile: profile.into(), result };
         self.attempts.get_or_create(&attempt).inc();
         self.took.get_or_create(&attempt).observe(took.as_secs_f64());
+    }
+
+    pub(super) fn bound(&self, request: &'static str, is_bound: bool, pods: usize) {
+        let result = if is_bound { "bound" } else { "refused" };
+        self.bindings.get_or_create(&Bound { request, result }).inc_by(pods as u64);
     }
 
     pub(super) fn preempted(&self, victims: usize) {

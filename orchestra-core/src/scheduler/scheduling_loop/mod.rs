@@ -29,12 +29,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::Instrument as _;
 
 use self::{
-    preempt::Preemption,
+    bind::Binder,
     units::{Confined, Groups, Units, domains},
 };
 use super::{
-    Ask, Budget, Detect, Heard, Left, NodeId, NodeInfo, Op, Plan, PodId, PodView, Scheduler, Snapshot, Trial, Unit,
-    UnitId, apply,
+    Ask, Budget, Left, NodeId, NodeInfo, Op, Plan, PodId, PodView, Scheduler, Snapshot, Unit,
     metrics::{Metrics, Result},
     queue::Queue,
     wording,
@@ -53,6 +52,10 @@ pub const DEFAULT_SCHEDULER: &str = "default-scheduler";
 const STEPS_MAX: NonZeroU32 = NonZeroU32::MAX;
 
 /// Binds the pods that name one scheduler to the nodes that it chooses, on any Kubernetes API.
+///
+/// Where the API server takes [`PlanStep`](crate::api::plan_step::PlanStep)s, each place is re-checked as it is committed, and a gang
+/// is bound whole: several loops, and whoever else binds pods so, can't over-commit a node between them. Elsewhere it falls back to a
+/// `Binding` for each pod, says so in its log, and counts it in `scheduler_bindings_total`.
 pub struct SchedulingLoop {
     client: Client,
     informers: Informers,
@@ -70,10 +73,9 @@ pub struct SchedulingLoop {
     queue: Queue,
     /// Pods that were bound, with their nodes, until the cache shows it.
     assumed: BTreeMap<ObjectKey, (String, Box<str>)>,
+    /// How the API server binds pods, once that is known.
+    binder: Option<Binder>,
 }
-
-/// A pod that is to be bound: its unit, itself, the node.
-type Placed = (UnitId, Arc<Pod>, Box<str>);
 
 /// A scheduler, and the pods it is for.
 struct Profile {
@@ -115,6 +117,7 @@ impl SchedulingLoop {
             metrics: Metrics::default(),
             queue: Queue::default(),
             assumed: BTreeMap::new(),
+            binder: None,
         };
         new.profile(DEFAULT_SCHEDULER, scheduler)
     }
@@ -140,6 +143,14 @@ impl SchedulingLoop {
 
     fn recorder(&self, name: &str) -> Recorder {
         Recorder::new(self.client.clone(), Arc::clone(&self.clock), self.entropy.fork(), name, None)
+    }
+
+    /// Binds pods by plain `Binding`s even where the API server takes plan steps: for a scheduler that overlooks what such a step is
+    /// refused for, such as a taint. Nothing then keeps another scheduler from the room that it gives away.
+    #[must_use]
+    pub fn plain_bindings(mut self) -> Self {
+        self.binder = Some(Binder::Binding);
+        self
     }
 
     /// Counts what it does in `metrics`.
@@ -284,9 +295,9 @@ impl SchedulingLoop {
         let (now, seed) = (Instant::now(), self.entropy.next_u64());
         let plan = span.in_scope(|| self.plan(units, snapshot, scope, seed));
         let took = now.elapsed();
-        let (bindings, preemptions) = self.checked(&plan, present, snapshot);
+        let (placements, preemptions) = self.checked(&plan, present, snapshot);
         async {
-            self.bind(bindings, took).await;
+            self.bind(placements, took).await;
             for preemption in preemptions {
                 self.preempt(preemption, took).await;
             }
@@ -338,27 +349,6 @@ impl SchedulingLoop {
             }
         }
         snapshot
-    }
-
-    /// What is to be done for those steps of a plan that hold.
-    fn checked(&mut self, plan: &Plan, present: &[Arc<Pod>], snapshot: &Snapshot) -> (Vec<Placed>, Vec<Preemption>) {
-        let (mut bindings, mut preemptions) = (Vec::new(), Vec::new());
-        let mut trial = Trial::new(snapshot);
-        for step in &plan.steps {
-            let Ok(ops) = apply(&mut trial, step, Detect::Fit) else {
-                self.now_planning().scheduler.heard(&Heard::Refused(step.unit));
-                continue;
-            };
-            for op in &ops {
-                if let Op::Place { pod, place } = op
-                    && let Some(object) = present.get(pod.0 as usize)
-                {
-                    bindings.push((step.unit, Arc::clone(object), snapshot.node(place.node).name.clone()));
-                }
-            }
-            preemptions.extend(Preemption::of(step.unit, &ops, present, snapshot));
-        }
-        (bindings, preemptions)
     }
 
     fn count_pending(&self, pods: &[Arc<Pod>]) {

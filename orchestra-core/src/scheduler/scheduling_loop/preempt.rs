@@ -1,19 +1,26 @@
-//! Carrying out a preemption: its pod is nominated first, so that nobody takes the room, then its victims are deleted.
+//! Carrying out a preemption: its pod is nominated, so that nobody takes the room, and its victims are deleted; all at once where
+//! the API server takes steps of plans, and else in this order.
 
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, Preconditions},
+    api::{DeleteParams, PostParams, Preconditions},
 };
 use serde_json::json;
+use tokio::time::Instant;
 
 use super::{
     super::{Heard, NodeId, Op, PodId, Snapshot, UnitId, metrics::Result},
     SchedulingLoop,
+    bind::Binder,
 };
-use crate::{controller::Severity, informer::ObjectKey};
+use crate::{
+    api::plan_step::{Operation, PlanStep},
+    controller::Severity,
+    informer::ObjectKey,
+};
 
 /// One step's evictions and nominations.
 #[derive(Debug)]
@@ -55,30 +62,73 @@ impl Preemption {
     }
 }
 
+/// How a preemption is carried out.
+enum Way {
+    /// All at once; it is done.
+    Done,
+    /// One by one: to be done.
+    OneByOne,
+    /// Not at all.
+    Refused(kube::Error),
+}
+
 impl SchedulingLoop {
-    /// Nominates the pods of a preemption, and deletes its victims (SEMANTICS 45).
+    /// Nominates the pods of a preemption, and deletes its victims (SEMANTICS 45): in one commit, where the API server takes steps, so
+    /// that nobody leaves for a pod that is gone.
     pub(super) async fn preempt(&mut self, preemption: Preemption, took: Duration) {
+        let planning = self.now_planning().name.clone();
+        let message = format!("{planning}: preempting to accommodate a higher priority pod");
+        let way = self.preempt_by_step(&preemption, &message).await;
         let Preemption { unit, nominated, victims, superseded } = preemption;
+        if let Way::Refused(error) = way {
+            for (pod, _) in &nominated {
+                tracing::debug!(pod = %ObjectKey::of(&**pod), %error, "preemption refused");
+                self.metrics.attempted(&planning, Result::Error, took);
+                self.queue.refused(&pod.uid().unwrap_or_default(), Instant::now());
+            }
+            self.now_planning().scheduler.heard(&Heard::Refused(unit));
+            return;
+        }
         for pod in superseded {
             self.write_status(&pod, &json!({ "nominatedNodeName": null })).await;
         }
         for (pod, node) in &nominated {
             let leaving = victims.iter().filter(|(_, on, _)| on == node).count();
             let message = format!("no node has room: {leaving} less important pod(s) are to leave {node}");
-            let planning = self.now_planning().name.clone();
             self.metrics.attempted(&planning, Result::Unschedulable, took);
             self.tell(pod, message, Some(node)).await;
         }
         self.metrics.preempted(victims.len());
         for (victim, node, preemptor) in victims {
-            self.evict(&victim, &node, &preemptor).await;
+            if matches!(way, Way::OneByOne) && !self.evict(&victim, &message).await {
+                continue;
+            }
+            let recorder = self.now_planning().recorder.clone();
+            let message = format!("Preempted by pod {preemptor} on node {node}");
+            recorder.record(&*victim, Severity::Normal, "Preempted", message).await;
         }
         self.now_planning().scheduler.heard(&Heard::Committed(unit));
     }
 
-    async fn evict(&mut self, victim: &Pod, node: &str, preemptor: &str) {
-        let (name, recorder) = (self.now_planning().name.clone(), self.now_planning().recorder.clone());
-        let message = format!("{name}: preempting to accommodate a higher priority pod");
+    async fn preempt_by_step(&mut self, preemption: &Preemption, message: &str) -> Way {
+        match self.binder().await {
+            Ok(Binder::PlanStep) => {}
+            Ok(Binder::Binding) => return Way::OneByOne,
+            Err(error) => return Way::Refused(error),
+        }
+        let nominated = preemption.nominated.iter().map(|(pod, node)| Operation::nominate(pod, node));
+        let evicted = preemption.victims.iter().map(|(victim, _, _)| Operation::evict(victim, message));
+        let step = PlanStep::new(nominated.chain(evicted).collect());
+        match Api::<PlanStep>::all(self.client.clone()).create(&PostParams::default(), &step).await {
+            Ok(_) => Way::Done,
+            // More than a commit holds, or no step at all: what can't be done at once is done bit by bit.
+            Err(kube::Error::Api(status)) if matches!(status.code, 403..=405 | 413 | 422) => Way::OneByOne,
+            Err(error) => Way::Refused(error),
+        }
+    }
+
+    /// Deletes a pod; whether it is on its way out now.
+    async fn evict(&mut self, victim: &Pod, message: &str) -> bool {
         let condition = json!({
             "type": "DisruptionTarget",
             "status": "True",
@@ -90,13 +140,11 @@ impl SchedulingLoop {
         let preconditions = Preconditions { uid: victim.uid(), resource_version: None };
         let params = DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() };
         let api = Api::<Pod>::namespaced(self.client.clone(), &victim.namespace().unwrap_or_default());
-        match api.delete(&victim.name_any(), &params).await {
-            Ok(_) => {
-                let message = format!("Preempted by pod {preemptor} on node {node}");
-                recorder.record(victim, Severity::Normal, "Preempted", message).await;
-            }
-            // It has left by itself, or another try will come.
-            Err(error) => tracing::debug!(pod = %ObjectKey::of(victim), %error, "not preempted"),
+        // If not, it has left by itself, or another try will come.
+        let deleted = api.delete(&victim.name_any(), &params).await;
+        if let Err(error) = &deleted {
+            tracing::debug!(pod = %ObjectKey::of(victim), %error, "not preempted");
         }
+        deleted.is_ok()
     }
 }

@@ -1,5 +1,6 @@
 //! What informers, controllers and the scheduler do to a cluster: SEMANTICS 38 to 50.
 
+mod binder;
 mod conformance;
 mod election;
 mod fencing;

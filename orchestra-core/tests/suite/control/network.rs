@@ -22,9 +22,15 @@ pub(crate) struct Network {
     lag: Duration,
     /// What paths begin with that nobody serves.
     absent: Option<&'static str>,
+    delay: Duration,
 }
 
 impl Network {
+    /// A network behind which is an API server that knows no kinds of our own.
+    pub(crate) fn foreign() -> Self {
+        Self::without("/apis/scheduling.orchestra.dev")
+    }
+
     /// A network on which watches tell everything this much later.
     pub(crate) fn lagging(lag: Duration) -> Self {
         Self { lag, ..Self::default() }
@@ -33,6 +39,16 @@ impl Network {
     /// A network to an API without what is under a path.
     pub(crate) fn without(path: &'static str) -> Self {
         Self { absent: Some(path), ..Self::default() }
+    }
+
+    /// A network on which what binds pods is under way for so long.
+    pub(crate) fn slow_to_bind(delay: Duration) -> Self {
+        Self { delay, ..Self::default() }
+    }
+
+    /// The network with watches that tell everything this much later.
+    pub(crate) fn slower(self, lag: Duration) -> Self {
+        Self { lag, ..self }
     }
 
     /// From now on, or until healed, nothing gets through, and nobody is told so.
@@ -68,8 +84,14 @@ impl Network {
                 {
                     *request.uri_mut() = format!("/apis/absent.example/v1{rest}").parse()?;
                 }
-                if request.uri().path().ends_with("/binding") && network.loses_binding() {
-                    return Err(tower::BoxError::from("lost"));
+                let path = request.uri().path();
+                if path.ends_with("/binding") || path.ends_with("/plansteps") {
+                    if network.loses_binding() {
+                        return Err(tower::BoxError::from("lost"));
+                    }
+                    if !network.delay.is_zero() {
+                        tokio::time::sleep(network.delay).await;
+                    }
                 }
                 if request.method() == Method::POST && request.uri().path().ends_with("/pods") {
                     network.created.fetch_add(1, Ordering::Relaxed);

@@ -8,6 +8,7 @@ use kube::{
 use serde_json::{Value, json};
 
 use super::{
+    network::Network,
     scheduling::{node_of, pod, run, seconds, waiting},
     world,
 };
@@ -43,8 +44,18 @@ async fn let_go(client: &Client, name: &str) {
 
 #[tokio::test(start_paused = true)]
 async fn who_is_more_important_waits_for_the_room_of_who_has_to_leave() {
+    preempts(&Network::default()).await;
+}
+
+/// Where the API server takes no steps, it is done bit by bit.
+#[tokio::test(start_paused = true)]
+async fn it_waits_so_on_a_foreign_server_too() {
+    preempts(&Network::foreign()).await;
+}
+
+async fn preempts(network: &Network) {
     let client = crowded().await;
-    let _running = run(&client);
+    let _running = run(&network.client(&client));
     world::create(&client, waiting("victim", "3")).await;
     seconds(1).await;
     assert_eq!(node_of(&client, "victim").await.as_deref(), Some("n1"));
