@@ -232,7 +232,7 @@ pub(crate) fn service(name: &str) -> Value {
 
 /// A store on which every call first gives way to whatever else is ready, so that requests interleave.
 #[derive(Debug, Default)]
-struct Contended(MemoryStore);
+pub(crate) struct Contended(MemoryStore);
 
 #[async_trait]
 impl Store for Contended {

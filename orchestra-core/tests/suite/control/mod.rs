@@ -6,6 +6,7 @@ mod election;
 mod fencing;
 mod gangs;
 mod network;
+mod omega;
 mod preemption;
 mod repair;
 mod scheduling;
