@@ -177,6 +177,8 @@ async fn a_watch_that_lags_behind_what_is_kept_ends_with_an_error() {
     for at in 0..4_200 {
         labelled(&cluster, "a", &at.to_string()).await;
     }
+    // The cache follows turn by turn: time goes on once it has come to the end.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let mut last = start;
     let error = loop {
         let event = slow.next().await.expect("an error before the end");
