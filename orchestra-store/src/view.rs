@@ -14,7 +14,7 @@ use std::{
 
 use futures::{StreamExt as _, stream};
 use orchestra_core::store::{Batch, Change, Entry, Error, Key, Listing, Prefix, Result, Revision, Watch};
-use tokio::{sync::Notify, task::coop::consume_budget};
+use tokio::sync::Notify;
 
 use crate::state::{Commit, FIRST, State};
 
@@ -176,8 +176,6 @@ struct Position {
 impl Cursor {
     async fn next(&mut self) -> Result<Batch> {
         loop {
-            // Who is always behind would otherwise never let go of its thread.
-            consume_budget().await;
             match self.position.advance(&self.view, &self.topic)? {
                 Advance::Yield(batch) => return Ok(batch),
                 Advance::More => {}
@@ -406,23 +404,6 @@ mod tests {
         assert!(cursor.changed().now_or_never().is_some(), "it sleeps though there is a commit");
         let future = view.cursor(Prefix::new(["p"]).expect("a valid prefix"), Revision(9));
         assert!(future.changed().now_or_never().is_none(), "there is nothing to see");
-    }
-
-    /// A task of its own is given its turn beside a watch that always has something to say.
-    #[test]
-    fn a_watch_that_is_behind_lets_others_run() {
-        let view = view(usize::MAX);
-        for index in 0..1_000 {
-            create(&view, "p", &index.to_string());
-        }
-        let mut watch = watch(&view, Revision(1));
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let unread = runtime.block_on(async {
-            let reader = tokio::spawn(async move { watch.by_ref().take(1_000).count().await });
-            tokio::task::yield_now().await;
-            !reader.is_finished()
-        });
-        assert!(unread, "all was read in one turn");
     }
 
     #[test]
