@@ -439,6 +439,11 @@ mod tests {
         Txn::create(Key::new([name]).expect("a valid name"), Bytes::new())
     }
 
+    fn with_one_blocking_thread(run: impl Future<Output = ()>) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_time().max_blocking_threads(1).build().expect("a runtime").block_on(run);
+    }
+
     /// Commits that are queued before the leader has run share its first sync.
     #[tokio::test]
     async fn commits_that_wait_together_all_get_their_own_answer() {
@@ -454,12 +459,7 @@ mod tests {
     #[test]
     fn closing_does_not_wait_for_what_has_not_begun() {
         let (committer, _) = committer();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .max_blocking_threads(1)
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
+        with_one_blocking_thread(async {
             let closing = Arc::clone(&committer);
             let (begin, begun) = std::sync::mpsc::channel();
             let closed = tokio::task::spawn_blocking(move || {
@@ -478,12 +478,7 @@ mod tests {
     #[test]
     fn commits_that_are_too_large_together_are_refused() {
         let (committer, _) = committer();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .max_blocking_threads(1)
-            .build()
-            .expect("a runtime");
-        runtime.block_on(async {
+        with_one_blocking_thread(async {
             let (begin, begun) = std::sync::mpsc::channel::<()>();
             let busy = tokio::task::spawn_blocking(move || begun.recv().expect("it is told"));
             let value = Bytes::from(vec![0; WAITING_BYTES_MAX / 4]);
